@@ -1,0 +1,1 @@
+"""Traffic Tacos Reservation: exclusive seat holds over gRPC and REST, kept in DynamoDB."""

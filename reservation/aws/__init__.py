@@ -1,0 +1,1 @@
+"""Calls to the JSON services of AWS: DynamoDB, EventBridge, SQS."""
