@@ -1,0 +1,1 @@
+"""What a reservation is and may become. Pure: nothing here knows of storage, network, clocks or chance."""

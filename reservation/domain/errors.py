@@ -1,0 +1,115 @@
+"""What can be refused, and why. One class a reason; facts are attributes, texts are for callers and carry no ids.
+
+The gateway in front of this service sorts failures by words in their text ("not found", "conflict", "bad request",
+"timeout"), so those words are part of the contract.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FieldViolation:
+    """One thing that is wrong with one request field (its name as in the proto file)."""
+
+    field: str
+    description: str
+
+
+class ReservationError(Exception):
+    """Base of every refusal that a caller is told about."""
+
+    code = "INTERNAL_ERROR"
+    text = "Internal server error"
+
+    def __init__(self) -> None:
+        super().__init__(self.text)
+
+
+class InvalidRequest(ReservationError):
+    """The request can never succeed as it is. Carries every violation, not just the first."""
+
+    code = "INVALID_REQUEST"
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        self.violations = tuple(violations)
+        self.text = "bad request: " + "; ".join(f"{each.field} {each.description}".strip() for each in violations)
+        super().__init__()
+
+
+class MissingIdempotencyKey(ReservationError):
+    code = "MISSING_IDEMPOTENCY_KEY"
+    text = "bad request: the Idempotency-Key header is required"
+
+
+class EventNotFound(ReservationError):
+    code = "EVENT_NOT_FOUND"
+    text = "Event not found"
+
+
+class ReservationNotFound(ReservationError):
+    """No such reservation, or one of another user: the two are told apart to nobody."""
+
+    code = "RESERVATION_NOT_FOUND"
+    text = "Reservation not found"
+
+
+class SeatUnavailable(ReservationError):
+    """At least one requested seat was not free at some instant of the call (or up to 250 ms before it)."""
+
+    code = "SEAT_UNAVAILABLE"
+    text = "Seat conflict: requested seats are not available"
+
+    def __init__(self, seat_ids: Sequence[str]) -> None:
+        self.seat_ids = tuple(seat_ids)
+        super().__init__()
+
+
+class ReservationExpired(ReservationError):
+    """The hold is past its time. To a payment service this refusal is the signal to refund."""
+
+    code = "RESERVATION_EXPIRED"
+    text = "Reservation conflict: the hold has expired"
+
+
+class ReservationAlreadyConfirmed(ReservationError):
+    code = "RESERVATION_ALREADY_CONFIRMED"
+    text = "Reservation conflict: already confirmed"
+
+
+class ReservationAlreadyCancelled(ReservationError):
+    code = "RESERVATION_ALREADY_CANCELLED"
+    text = "Reservation conflict: already cancelled"
+
+
+class IdempotencyConflict(ReservationError):
+    """The same key came before with other content."""
+
+    code = "IDEMPOTENCY_CONFLICT"
+    text = "Idempotency conflict: this key was used with other content"
+
+
+class IdempotencyInProgress(ReservationError):
+    """An equal request was still being decided when the caller's time was up."""
+
+    code = "IDEMPOTENCY_IN_PROGRESS"
+    text = "Idempotency conflict: an equal request is in progress, retry with the same key"
+
+
+class UpstreamTimeout(ReservationError):
+    """Whether the command took effect is not known; the same key finds out."""
+
+    code = "UPSTREAM_TIMEOUT"
+    text = "timeout: the outcome is unknown, retry with the same key"
+
+
+class ServiceUnavailable(ReservationError):
+    """The command had no effect: the store refused or could not be reached in time."""
+
+    code = "SERVICE_UNAVAILABLE"
+    text = "Service temporarily unavailable, retry"
+
+
+class NotImplementedYet(ReservationError):
+    code = "NOT_IMPLEMENTED"
+    text = "Not implemented"

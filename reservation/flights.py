@@ -1,0 +1,69 @@
+"""Commands under way."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from reservation.domain.errors import IdempotencyInProgress, ServiceUnavailable, UpstreamTimeout
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Landed(Generic[T]):
+    """What a flight came to. `joined`: another caller's flight, shared."""
+
+    result: T
+    joined: bool
+
+
+@dataclass(slots=True)
+class Flights:
+    """Runs each command in a task of its own, to its end even when its caller has left: what was sent to the store may
+    take effect, and somebody has to hear of it. Equal commands share one flight."""
+
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    _shared: dict[Hashable, tuple[asyncio.Task[Any], float]] = field(default_factory=dict)
+    """With the time, in time.monotonic() seconds, until which each goes on trying."""
+
+    async def run(self, key: Hashable | None, command: Callable[[], Awaitable[T]], until: float) -> Landed[T]:
+        """`key`: what makes two commands equal; None: this one is like no other. `until` in time.monotonic() seconds.
+
+        Raises whatever the command raises, and UpstreamTimeout when the time is up first (the flight goes on).
+        """
+        while True:
+            shared = self._shared.get(key) if key is not None else None
+            task, patience = shared or self._start(key, command, until)
+            try:
+                async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                    return Landed(await asyncio.shield(task), joined=shared is not None)
+            except TimeoutError:
+                raise UpstreamTimeout from None
+            except (UpstreamTimeout, ServiceUnavailable, IdempotencyInProgress):
+                if shared is None or until <= patience or time.monotonic() >= until:
+                    raise
+                # The flight ended with its first caller's patience, not with this one's.
+
+    def _start(
+        self, key: Hashable | None, command: Callable[[], Awaitable[T]], until: float
+    ) -> tuple[asyncio.Task[T], float]:
+        task = asyncio.ensure_future(command())
+        self._tasks.add(task)
+        if key is not None:
+            self._shared[key] = task, until
+        task.add_done_callback(lambda done: self._land(key, done))
+        return task, until
+
+    def _land(self, key: Hashable | None, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if key is not None:
+            self._shared.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # heard here, should no caller be left to hear it
+
+    async def drain(self) -> None:
+        """Waits until every flight has landed."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)

@@ -1,0 +1,90 @@
+"""Every setting: read once from the environment, typed, frozen. The README's table is made of the same names."""
+
+import os
+from typing import Annotated, Literal, Self
+
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Upper = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)
+
+
+class SettingsError(Exception):
+    """The environment cannot be used; the text names each bad key and its value."""
+
+
+class Settings(BaseSettings):
+    """One attribute a variable, named as the variable in lower case."""
+
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, populate_by_name=True, extra="ignore")
+
+    aws_region: str = "ap-northeast-2"
+    aws_profile: str | None = None
+    aws_endpoint_url: str | None = None
+    aws_dynamodb_endpoint: str | None = None
+    aws_eventbridge_endpoint: str | None = None
+    aws_client: Literal["auto", "lean", "aiobotocore"] = "auto"
+
+    dynamodb_table_reservations: str = "traffic-tacos-reservations"
+    dynamodb_table_orders: str = "traffic-tacos-orders"
+    dynamodb_table_idempotency: str = "traffic-tacos-idempotency"
+    dynamodb_table_outbox: str = "traffic-tacos-outbox"
+    dynamodb_table_inventory: str = "traffic-tacos-inventory"
+    dynamodb_table_leases: str = "traffic-tacos-leases"
+
+    # A malformed name would have every event refused.
+    eventbridge_bus_name: str = Field(default="traffic-tacos-events", pattern=r"^[/.\-_A-Za-z0-9]+$", max_length=256)
+
+    bind_host: str = "127.0.0.1"
+    server_port: Port = 8010
+    grpc_server_port: Port = 8011
+
+    jwt_issuer_uri: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("jwt_issuer_uri", "spring_security_oauth2_resourceserver_jwt_issuer_uri"),
+    )
+
+    hold_seconds: int = Field(default=60, ge=5)
+    idempotency_ttl_seconds: int = Field(default=300, ge=1)
+    max_seats_per_reservation: int = Field(default=10, ge=1, le=10)
+    lease_seconds: float = Field(default=5.0, ge=1, le=60)
+    shards: int = Field(default=16, ge=1, le=4096)
+    max_clock_skew_seconds: float = Field(default=1.0, ge=0, le=60)
+
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Upper] = "INFO"
+    log_format: Literal["auto", "json", "console"] = "auto"
+
+    @field_validator("jwt_issuer_uri")
+    @classmethod
+    def _refuse_tokens(cls, value: str | None) -> str | None:
+        # To ignore it would leave a service open whose operator believes that tokens are checked.
+        if value is not None:
+            raise ValueError("this release does not verify tokens; unset it and keep the ports private")
+        return value
+
+    @property
+    def dynamodb_endpoint(self) -> str | None:
+        """Where DynamoDB is; None for the region's own endpoint."""
+        return self.aws_dynamodb_endpoint or self.aws_endpoint_url
+
+    @property
+    def eventbridge_endpoint(self) -> str | None:
+        """Where EventBridge is; None for the region's own endpoint."""
+        return self.aws_eventbridge_endpoint or self.aws_endpoint_url
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Raises SettingsError."""
+        try:
+            return cls()
+        except ValidationError as error:
+            lines = (f"{_name_in_use(str(e['loc'][0]))}={e['input']!r}: {e['msg']}" for e in error.errors())
+            raise SettingsError("\n".join(lines)) from None
+
+
+def _name_in_use(field: str) -> str:
+    """The variable that a value came from, which may be an alias."""
+    alias = Settings.model_fields[field].validation_alias if field in Settings.model_fields else None
+    names = [str(choice).upper() for choice in alias.choices] if isinstance(alias, AliasChoices) else []
+    return next((name for name in names if os.environ.get(name)), field.upper())

@@ -1,0 +1,178 @@
+"""Settings: what an empty environment means, what a full one means, and what stops the start."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from reservation.settings import Settings, SettingsError
+
+DEFAULTS: dict[str, Any] = {
+    "AWS_REGION": "ap-northeast-2",
+    "AWS_PROFILE": None,
+    "AWS_ENDPOINT_URL": None,
+    "AWS_DYNAMODB_ENDPOINT": None,
+    "AWS_EVENTBRIDGE_ENDPOINT": None,
+    "AWS_CLIENT": "auto",
+    "DYNAMODB_TABLE_RESERVATIONS": "traffic-tacos-reservations",
+    "DYNAMODB_TABLE_ORDERS": "traffic-tacos-orders",
+    "DYNAMODB_TABLE_IDEMPOTENCY": "traffic-tacos-idempotency",
+    "DYNAMODB_TABLE_OUTBOX": "traffic-tacos-outbox",
+    "DYNAMODB_TABLE_INVENTORY": "traffic-tacos-inventory",
+    "DYNAMODB_TABLE_LEASES": "traffic-tacos-leases",
+    "EVENTBRIDGE_BUS_NAME": "traffic-tacos-events",
+    "BIND_HOST": "127.0.0.1",
+    "SERVER_PORT": 8010,
+    "GRPC_SERVER_PORT": 8011,
+    "JWT_ISSUER_URI": None,
+    "HOLD_SECONDS": 60,
+    "IDEMPOTENCY_TTL_SECONDS": 300,
+    "MAX_SEATS_PER_RESERVATION": 10,
+    "LEASE_SECONDS": 5.0,
+    "SHARDS": 16,
+    "MAX_CLOCK_SKEW_SECONDS": 1.0,
+    "LOG_LEVEL": "INFO",
+    "LOG_FORMAT": "auto",
+}
+
+OTHER: dict[str, tuple[str, Any]] = {
+    "AWS_REGION": ("eu-west-1", "eu-west-1"),
+    "AWS_PROFILE": ("staging", "staging"),
+    "AWS_ENDPOINT_URL": ("http://127.0.0.1:4566", "http://127.0.0.1:4566"),
+    "AWS_DYNAMODB_ENDPOINT": ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+    "AWS_EVENTBRIDGE_ENDPOINT": ("http://127.0.0.1:8001", "http://127.0.0.1:8001"),
+    "AWS_CLIENT": ("lean", "lean"),
+    "DYNAMODB_TABLE_RESERVATIONS": ("r", "r"),
+    "DYNAMODB_TABLE_ORDERS": ("o", "o"),
+    "DYNAMODB_TABLE_IDEMPOTENCY": ("i", "i"),
+    "DYNAMODB_TABLE_OUTBOX": ("x", "x"),
+    "DYNAMODB_TABLE_INVENTORY": ("s", "s"),
+    "DYNAMODB_TABLE_LEASES": ("l", "l"),
+    "EVENTBRIDGE_BUS_NAME": ("sales.eu-1", "sales.eu-1"),
+    "BIND_HOST": ("::1", "::1"),
+    "SERVER_PORT": ("0", 0),
+    "GRPC_SERVER_PORT": ("65535", 65535),
+    "HOLD_SECONDS": ("5", 5),
+    "IDEMPOTENCY_TTL_SECONDS": ("1", 1),
+    "MAX_SEATS_PER_RESERVATION": ("1", 1),
+    "LEASE_SECONDS": ("1", 1.0),
+    "SHARDS": ("4096", 4096),
+    "MAX_CLOCK_SKEW_SECONDS": ("0.25", 0.25),
+    "LOG_LEVEL": ("debug", "DEBUG"),
+    "LOG_FORMAT": ("json", "json"),
+}
+
+BAD = [
+    ("EVENTBRIDGE_BUS_NAME", "bus with blanks"),
+    ("LEASE_SECONDS", "0.5"),
+    ("AWS_CLIENT", "boto3"),
+    ("SERVER_PORT", "-1"),
+    ("SERVER_PORT", "65536"),
+    ("GRPC_SERVER_PORT", "grpc"),
+    ("HOLD_SECONDS", "4"),
+    ("HOLD_SECONDS", "1 minute"),
+    ("IDEMPOTENCY_TTL_SECONDS", "0"),
+    ("MAX_SEATS_PER_RESERVATION", "0"),
+    ("MAX_SEATS_PER_RESERVATION", "11"),
+    ("SHARDS", "0"),
+    ("SHARDS", "4097"),
+    ("MAX_CLOCK_SKEW_SECONDS", "-0.1"),
+    ("MAX_CLOCK_SKEW_SECONDS", "60.1"),
+    ("MAX_CLOCK_SKEW_SECONDS", "nan"),
+    ("MAX_CLOCK_SKEW_SECONDS", "inf"),
+    ("LOG_LEVEL", "LOUD"),
+    ("LOG_FORMAT", "xml"),
+    ("JWT_ISSUER_URI", "https://issuer.example"),
+]
+
+ISSUER_ALIAS = "SPRING_SECURITY_OAUTH2_RESOURCESERVER_JWT_ISSUER_URI"
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in (*DEFAULTS, ISSUER_ALIAS):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def _of(settings: Settings) -> dict[str, Any]:
+    return {name.upper(): value for name, value in settings.model_dump().items()}
+
+
+def test_an_empty_environment_means_the_defaults() -> None:
+    assert _of(Settings.from_environment()) == DEFAULTS
+
+
+@pytest.mark.parametrize("variable", OTHER)
+def test_a_variable_sets_its_own_setting_and_nothing_else(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, value = OTHER[variable]
+    monkeypatch.setenv(variable, text)
+    assert _of(Settings.from_environment()) == DEFAULTS | {variable: value}
+
+
+def test_every_setting_that_can_be_set_is_tried() -> None:
+    assert OTHER.keys() == DEFAULTS.keys() - {"JWT_ISSUER_URI"}
+
+
+@pytest.mark.parametrize("variable", DEFAULTS)
+def test_a_variable_that_is_empty_means_its_default(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "")
+    assert _of(Settings.from_environment()) == DEFAULTS
+
+
+@pytest.mark.parametrize(("variable", "text"), BAD)
+def test_a_bad_value_stops_the_start_and_is_named(variable: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(SettingsError) as stopped:
+        Settings.from_environment()
+    assert str(stopped.value).startswith(f"{variable}={text!r}: ")
+
+
+def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLD_SECONDS", "soon")
+    monkeypatch.setenv("SHARDS", "0")
+    with pytest.raises(SettingsError) as stopped:
+        Settings.from_environment()
+    assert [line.split(":")[0] for line in str(stopped.value).splitlines()] == ["HOLD_SECONDS='soon'", "SHARDS='0'"]
+
+
+@pytest.mark.parametrize("variable", ["JWT_ISSUER_URI", ISSUER_ALIAS])
+def test_an_issuer_is_refused_under_either_name(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens are not verified: to ignore the variable would leave open what its operator believes closed."""
+    monkeypatch.setenv(variable, "https://issuer.example")
+    with pytest.raises(SettingsError, match="does not verify tokens"):
+        Settings.from_environment()
+
+
+def test_a_bad_value_under_an_older_name_is_told_under_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator looks for the variable that was set."""
+    monkeypatch.setenv(ISSUER_ALIAS, "https://issuer.example")
+    with pytest.raises(SettingsError, match=f"{ISSUER_ALIAS}='https://issuer.example': "):
+        Settings.from_environment()
+
+
+def test_settings_are_frozen() -> None:
+    settings = Settings.from_environment()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.hold_seconds = 5
+
+
+def test_variables_of_others_are_no_concern(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLD_SECOND", "7")
+    assert _of(Settings.from_environment()) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("own", "common", "endpoint"),
+    [
+        ("", "", None),
+        ("", "http://127.0.0.1:1", "http://127.0.0.1:1"),
+        ("http://127.0.0.1:2", "", "http://127.0.0.1:2"),
+        ("http://127.0.0.1:2", "http://127.0.0.1:1", "http://127.0.0.1:2"),
+    ],
+)
+def test_dynamodbs_own_endpoint_goes_before_the_common_one(
+    own: str, common: str, endpoint: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_DYNAMODB_ENDPOINT", own)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", common)
+    assert Settings.from_environment().dynamodb_endpoint == endpoint
