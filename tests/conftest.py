@@ -1,0 +1,46 @@
+"""Backends for every test: each starts once a run, and only if a test asks for it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from reservation.ministack import Ministack
+from tests.support.backends import BACKENDS, BackendReport
+from tests.support.dynamodb_local import dynamodb_local
+
+_REPORT = pytest.StashKey[BackendReport]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_REPORT] = BackendReport()
+    config.pluginmanager.register(config.stash[_REPORT])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def aws_credentials() -> Iterator[None]:
+    """Credentials that no account accepts, so that a test which misses its emulator cannot reach AWS."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ACCESS_KEY_ID", "local")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "local")
+        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+            environment.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def ministack_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    with request.config.stash[_REPORT].run("ministack", Ministack) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def dynamodb_local_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    with request.config.stash[_REPORT].run("dynamodb-local", dynamodb_local) as url:
+        yield url
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def backend_url(request: pytest.FixtureRequest) -> str:
+    """The URL of each backend in turn; the test must hold on both."""
+    return str(request.getfixturevalue(f"{request.param.replace('-', '_')}_url"))

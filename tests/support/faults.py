@@ -1,0 +1,97 @@
+"""What the conflict proxy can do to one request, for tests that build an exact interleaving."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as a matcher sees it: `TransactWriteItems` and its JSON."""
+
+    operation: str
+    params: dict[str, Any]
+
+
+@dataclass(slots=True)
+class RejectBefore:
+    """Refused with an AWS error before anything happens."""
+
+    code: str
+    status: int = 400
+    message: str = "refused by a test"
+
+
+@dataclass(slots=True)
+class Throttle(RejectBefore):
+    """Refused as too much traffic before anything happens."""
+
+    code: str = "ThrottlingException"
+    message: str = "Rate of requests exceeds the allowed throughput."
+
+
+@dataclass(slots=True)
+class Answer:
+    """Answered so, and never forwarded."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(slots=True)
+class LoseRequest:
+    """The connection ends before the request reaches DynamoDB: not applied, and the caller cannot know."""
+
+
+@dataclass(slots=True)
+class LoseReply:
+    """The connection ends after DynamoDB has answered: applied, and the caller cannot know."""
+
+
+@dataclass(slots=True)
+class _Pause:
+    """Waits until a test sets `event`; `reached` is set when the request has come to this point."""
+
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait(self) -> None:
+        self.reached.set()
+        await self.event.wait()
+
+
+@dataclass(slots=True)
+class Hold(_Pause):
+    """On its way to DynamoDB: it conflicts with nothing yet. A caller that gives up does not take it back."""
+
+
+@dataclass(slots=True)
+class HoldOngoing(_Pause):
+    """A write that DynamoDB has begun and not applied: overlapping requests conflict with it."""
+
+
+@dataclass(slots=True)
+class HoldReply(_Pause):
+    """Applied, and its reply on the way."""
+
+
+Fault = RejectBefore | Answer | LoseRequest | LoseReply | Hold | HoldOngoing | HoldReply
+
+
+def error_body(code: str, message: str) -> bytes:
+    """The JSON of an AWS error."""
+    return orjson.dumps({"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": message})
+
+
+def cancellation_body(reasons: list[dict[str, Any]]) -> bytes:
+    """The JSON of a cancelled transaction; one reason per item, in the order of the request."""
+    codes = ", ".join(reason["Code"] for reason in reasons)
+    return orjson.dumps(
+        {
+            "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
+            "Message": f"Transaction cancelled, please refer cancellation reasons for specific reasons [{codes}]",
+            "CancellationReasons": reasons,
+        }
+    )
