@@ -1,0 +1,1 @@
+"""The state in DynamoDB: items, tables, and one transaction a command."""

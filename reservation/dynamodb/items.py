@@ -1,0 +1,350 @@
+"""Every item of every table: attribute names, keys, and two pure functions an item (to_item, from_item)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+
+from reservation.domain import events
+from reservation.domain.idempotency import Key, Record
+from reservation.domain.model import Event, Metadata, Money, Reservation, Seat, SeatStatus, Status
+
+Item = dict[str, Any]
+"""An item in DynamoDB's own JSON: attribute name -> {"S": text} and so on."""
+
+_DEAD = "dead#"
+
+
+@dataclass(frozen=True, slots=True)
+class SeatState:
+    """Who has a seat, as its item says. `holder_key` is the idempotency key id of the request that took it."""
+
+    status: SeatStatus
+    price: Money
+    holder: str = ""
+    holder_key: str = ""
+    hold_expires_at: int = 0
+
+    def takeable(self, now: int) -> bool:
+        """Free, or held by a hold that has ended."""
+        if self.status is SeatStatus.HELD:
+            return self.hold_expires_at <= now
+        return self.status is SeatStatus.AVAILABLE
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """One event on its way out: `detail` is its JSON as it will be sent, `type` its detail-type.
+
+    Within a shard `seq` is the order in which events leave: the time of the change by its writer's clock, then the
+    reservation's id and version, separated by "#".
+    """
+
+    shard: str
+    seq: str
+    reservation_id: str
+    type: str
+    detail: str
+
+    @property
+    def written_at(self) -> int | None:
+        """Milliseconds since the epoch; None if the seq does not say."""
+        return _time_of(self.seq)
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableRow:
+    """A row that no code of this version understands. Its key is known, and tells whose it is and how old."""
+
+    shard: str
+    seq: str
+
+    @property
+    def reservation_id(self) -> str:
+        return self.seq.partition("#")[2].rpartition("#")[0]
+
+    @property
+    def written_at(self) -> int | None:
+        """See OutboxRow."""
+        return _time_of(self.seq)
+
+
+def _time_of(seq: str) -> int | None:
+    written_at = seq.partition("#")[0]
+    return int(written_at) if written_at.isdecimal() else None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that the bus has refused for good, as it was in its shard, with the bus's last words.
+
+    `died_at`: milliseconds since the epoch."""
+
+    row: OutboxRow
+    error_code: str
+    error_message: str
+    died_at: int
+
+
+# Neither event ids nor seat ids contain "#", so a seat's key can never be read as another one, and a key with an empty
+# seat id is free to be the event's own.
+def seat_key(event_id: str, seat_id: str) -> Item:
+    return {"pk": {"S": f"{event_id}#{seat_id}"}}
+
+
+def event_key(event_id: str) -> Item:
+    return {"pk": {"S": f"{event_id}#"}}
+
+
+def reservation_key(reservation: Reservation) -> Item:
+    return {"reservationId": {"S": reservation.id}, "eventId": {"S": reservation.event_id}}
+
+
+def reservation_to_item(reservation: Reservation) -> Item:
+    item = _answer_to_item(reservation) | {"shard": {"S": reservation.shard}}
+    if reservation.status is Status.HOLD:
+        item["expiryShard"] = {"S": reservation.shard}  # the due index is sparse: only live holds are in it
+    if reservation.reservation_token:
+        item["reservationToken"] = {"S": reservation.reservation_token}
+    if reservation.reason:
+        item["reason"] = {"S": reservation.reason}
+    if reservation.metadata is not None:
+        item["metadata"] = {"M": _metadata_to_item(reservation.metadata)}
+    return item
+
+
+def reservation_from_item(item: Mapping[str, Any]) -> Reservation:
+    metadata = item.get("metadata")
+    return Reservation(
+        id=item["reservationId"]["S"],
+        event_id=item["eventId"]["S"],
+        user_id=item["userId"]["S"],
+        status=Status(item["status"]["S"]),
+        seats=tuple(_seat_from_item(seat["M"]) for seat in item["seats"]["L"]),
+        created_at=int(item["createdAt"]["N"]),
+        updated_at=int(item["updatedAt"]["N"]),
+        hold_expires_at=int(item["holdExpiresAt"]["N"]),
+        version=int(item["version"]["N"]),
+        op_id=item["opId"]["S"],
+        shard=_text(item, "shard"),
+        reservation_token=_text(item, "reservationToken"),
+        payment_intent_id=_text(item, "paymentIntentId"),
+        order_id=_text(item, "orderId"),
+        reason=_text(item, "reason"),
+        metadata=_metadata_from_item(metadata["M"]) if metadata else None,
+    )
+
+
+def record_to_item(key: Key, answer: Reservation, expires_at: int) -> Item:
+    """`expires_at` in milliseconds; stored in whole seconds, rounded up, because it is the table's TTL attribute.
+
+    The record carries the whole answer: a reader that finds the record need not find the reservation yet."""
+    return {
+        "idempotencyKey": {"S": key.id},
+        "fingerprint": {"S": key.fingerprint},
+        "opId": {"S": answer.op_id},
+        "answer": {"M": _answer_to_item(answer)},
+        "expiresAt": {"N": str(-(-expires_at // 1000))},
+    }
+
+
+def record_from_item(item: Mapping[str, Any]) -> Record:
+    return Record(
+        key=Key(item["idempotencyKey"]["S"], item["fingerprint"]["S"]),
+        op_id=item["opId"]["S"],
+        answer=reservation_from_item(item["answer"]["M"]),
+        expires_at=int(item["expiresAt"]["N"]) * 1000,
+    )
+
+
+def order_to_item(confirmed: Reservation) -> Item:
+    item = {
+        "orderId": {"S": confirmed.order_id},
+        "reservationId": {"S": confirmed.id},
+        "eventId": {"S": confirmed.event_id},
+        "userId": {"S": confirmed.user_id},
+        "paymentIntentId": {"S": confirmed.payment_intent_id},
+        "seats": {"L": [{"M": _seat_to_item(seat)} for seat in confirmed.seats]},
+        "createdAt": {"N": str(confirmed.updated_at)},
+    }
+    if (total := confirmed.total) is not None:
+        item |= price_to_item(total)
+    return item
+
+
+def outbox_to_item(reservation: Reservation, traceparent: str, released: Sequence[str] = ()) -> Item:
+    """The row that tells of this version. Rows of one reservation sort in the order of its versions, because its
+    `updated_at` only grows, whatever the clocks of its writers say. `released` as in events.detail."""
+    detail = events.detail(reservation, traceparent=traceparent, released=released)
+    return outbox_row_to_item(
+        OutboxRow(
+            shard=reservation.shard,
+            seq=f"{reservation.updated_at:013d}#{reservation.id}#{reservation.version:06d}",
+            reservation_id=reservation.id,
+            type=events.type_of(reservation).value,
+            detail=orjson.dumps(detail).decode(),
+        )
+    )
+
+
+def outbox_key(row: OutboxRow) -> Item:
+    return {"shard": {"S": row.shard}, "seq": {"S": row.seq}}
+
+
+def outbox_row_to_item(row: OutboxRow) -> Item:
+    return outbox_key(row) | {
+        "reservationId": {"S": row.reservation_id},
+        "type": {"S": row.type},
+        "detail": {"S": row.detail},
+    }
+
+
+def outbox_row_from_item(item: Mapping[str, Any]) -> OutboxRow:
+    return OutboxRow(
+        shard=item["shard"]["S"],
+        seq=item["seq"]["S"],
+        reservation_id=item["reservationId"]["S"],
+        type=item["type"]["S"],
+        detail=item["detail"]["S"],
+    )
+
+
+def dead_letter_partition(shard: str) -> str:
+    """Where the dead letters of a shard lie, in the order in which they would have left it."""
+    return _DEAD + shard
+
+
+def dead_letter_key(row: OutboxRow) -> Item:
+    return outbox_key(replace(row, shard=dead_letter_partition(row.shard)))
+
+
+def dead_letter_to_item(letter: DeadLetter) -> Item:
+    return (
+        outbox_row_to_item(letter.row)
+        | dead_letter_key(letter.row)
+        | {
+            "errorCode": {"S": letter.error_code},
+            "errorMessage": {"S": letter.error_message},
+            "diedAt": {"N": str(letter.died_at)},
+        }
+    )
+
+
+def dead_letter_from_item(item: Mapping[str, Any]) -> DeadLetter:
+    row = outbox_row_from_item(item)
+    return DeadLetter(
+        row=replace(row, shard=row.shard.removeprefix(_DEAD)),
+        error_code=item["errorCode"]["S"],
+        error_message=item["errorMessage"]["S"],
+        died_at=int(item["diedAt"]["N"]),
+    )
+
+
+def new_seat_to_item(event_id: str, seat: Seat) -> Item:
+    return (
+        seat_key(event_id, seat.id)
+        | _seat_to_item(seat)
+        | {"eventId": {"S": event_id}, "status": {"S": SeatStatus.AVAILABLE.value}}
+    )
+
+
+def seat_from_item(item: Mapping[str, Any]) -> Seat:
+    return _seat_from_item(item)
+
+
+def seat_state_from_item(item: Mapping[str, Any]) -> SeatState:
+    return SeatState(
+        status=SeatStatus(item["status"]["S"]),
+        price=_price_from_item(item),
+        holder=_text(item, "holder"),
+        holder_key=_text(item, "holderKey"),
+        hold_expires_at=int(item["holdExpiresAt"]["N"]) if "holdExpiresAt" in item else 0,
+    )
+
+
+def event_to_item(event: Event) -> Item:
+    item = event_key(event.id) | {"eventId": {"S": event.id}, "name": {"S": event.name}}
+    if event.hold_seconds is not None:
+        item["holdSeconds"] = {"N": str(event.hold_seconds)}
+    return item
+
+
+def event_from_item(item: Mapping[str, Any]) -> Event:
+    return Event(
+        id=item["eventId"]["S"],
+        name=_text(item, "name"),
+        hold_seconds=int(item["holdSeconds"]["N"]) if "holdSeconds" in item else None,
+    )
+
+
+def _answer_to_item(reservation: Reservation) -> Item:
+    """The part of a reservation that answers are made of."""
+    item: Item = {
+        "reservationId": {"S": reservation.id},
+        "eventId": {"S": reservation.event_id},
+        "userId": {"S": reservation.user_id},
+        "status": {"S": reservation.status.value},
+        "seats": {"L": [{"M": _seat_to_item(seat)} for seat in reservation.seats]},
+        "createdAt": {"N": str(reservation.created_at)},
+        "updatedAt": {"N": str(reservation.updated_at)},
+        "holdExpiresAt": {"N": str(reservation.hold_expires_at)},
+        "version": {"N": str(reservation.version)},
+        "opId": {"S": reservation.op_id},
+    }
+    if reservation.order_id:
+        item["orderId"] = {"S": reservation.order_id}
+        item["paymentIntentId"] = {"S": reservation.payment_intent_id}
+    return item
+
+
+def _seat_to_item(seat: Seat) -> Item:
+    return {
+        "id": {"S": seat.id},
+        "section": {"S": seat.section},
+        "row": {"S": seat.row},
+        "number": {"S": seat.number},
+    } | price_to_item(seat.price)
+
+
+def _seat_from_item(item: Mapping[str, Any]) -> Seat:
+    return Seat(
+        id=item["id"]["S"],
+        section=item["section"]["S"],
+        row=item["row"]["S"],
+        number=item["number"]["S"],
+        price=_price_from_item(item),
+    )
+
+
+def price_to_item(price: Money) -> Item:
+    return {"amount": {"N": str(price.amount)}, "currency": {"S": price.currency}}
+
+
+def _price_from_item(item: Mapping[str, Any]) -> Money:
+    return Money(int(item["amount"]["N"]), item["currency"]["S"])
+
+
+def _metadata_to_item(metadata: Metadata) -> Item:
+    return {
+        "source": {"S": metadata.source},
+        "userAgent": {"S": metadata.user_agent},
+        "ipAddress": {"S": metadata.ip_address},
+        "sessionId": {"S": metadata.session_id},
+        "tags": {"M": {name: {"S": value} for name, value in metadata.tags.items()}},
+    }
+
+
+def _metadata_from_item(item: Mapping[str, Any]) -> Metadata:
+    return Metadata(
+        source=item["source"]["S"],
+        user_agent=item["userAgent"]["S"],
+        ip_address=item["ipAddress"]["S"],
+        session_id=item["sessionId"]["S"],
+        tags={name: value["S"] for name, value in item["tags"]["M"].items()},
+    )
+
+
+def _text(item: Mapping[str, Any], name: str) -> str:
+    attribute = item.get(name)
+    return attribute["S"] if attribute else ""

@@ -1,0 +1,394 @@
+"""Reservations in DynamoDB: one TransactWriteItems a command."""
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+from reservation.aws.client import AwsClient
+from reservation.domain.errors import (
+    IdempotencyInProgress,
+    ReservationError,
+    ReservationExpired,
+    SeatUnavailable,
+    ServiceUnavailable,
+)
+from reservation.domain.idempotency import Key, Record
+from reservation.domain.model import Reservation, Seat, Status
+from reservation.dynamodb.items import (
+    Item,
+    order_to_item,
+    outbox_to_item,
+    record_from_item,
+    record_to_item,
+    reservation_from_item,
+    reservation_key,
+    reservation_to_item,
+)
+from reservation.dynamodb.seats import EmbeddedInventory, SeatsVerdict, batch_get, unknown_seats
+from reservation.dynamodb.tables import DUE_INDEX, Tables
+from reservation.dynamodb.transaction import (
+    Action,
+    Cancellation,
+    Failed,
+    Role,
+    back_off,
+    read,
+    transact,
+)
+from reservation.ports import DuePage, Recorded, StaleFacts, Superseded
+
+_NEW_KEY_IF = "attribute_not_exists(idempotencyKey) OR expiresAt <= :now"
+_ADVANCE = (
+    "SET #status = :status, version = :next, opId = :op, updatedAt = :at,"
+    " paymentIntentId = :payment, orderId = :order, reason = :reason"
+    " REMOVE expiryShard"
+)
+_ADVANCE_IF = "#status = :held AND version = :version AND holdExpiresAt > :now"
+_DUE_PAGE = 100  # as many as one BatchGetItem reads
+
+_SETTLE_IF = "#status = :held AND version = :version AND holdExpiresAt <= :now"
+
+
+class DynamoReservations:
+    """See ports.ReservationStore.
+
+    `now` gives milliseconds since the epoch. `key_window`, in milliseconds, is how long an idempotency key is
+    known. `event_written` is told of the shard of each new outbox row.
+    """
+
+    def __init__(
+        self,
+        client: AwsClient,
+        tables: Tables,
+        inventory: EmbeddedInventory,
+        *,
+        now: Callable[[], int],
+        key_window: int,
+        event_written: Callable[[str], None] = lambda shard: None,
+    ) -> None:
+        self._client = client
+        self._tables = tables
+        self._inventory = inventory
+        self._now = now
+        self._key_window = key_window
+        self._event_written = event_written
+
+    async def find(self, reservation_id: str, until: float) -> Reservation | None:
+        query = {
+            "TableName": self._tables.reservations,
+            "KeyConditionExpression": "reservationId = :id",
+            "ExpressionAttributeValues": {":id": {"S": reservation_id}},
+            "ConsistentRead": True,
+        }
+        reply = await read(self._client, "Query", query, until)
+        return reservation_from_item(reply["Items"][0]) if reply["Items"] else None
+
+    async def recall(self, key: Key, until: float) -> Record | None:
+        request = {"TableName": self._tables.idempotency, "Key": _key_key(key), "ConsistentRead": True}
+        return self._live((await read(self._client, "GetItem", request, until)).get("Item"))
+
+    def _live(self, item: Item | None) -> Record | None:
+        record = record_from_item(item) if item else None
+        # DynamoDB deletes items past their TTL when it finds the time, which may take days.
+        return record if record and record.expires_at > self._now() else None
+
+    # Hold
+
+    async def hold(self, draft: Reservation, key: Key | None, traceparent: str, until: float) -> Recorded:
+        if (known := await self._answer_without_writing(draft, key, until)) is not None:
+            return known
+        for attempt in count():
+            asked_at = self._now()
+            verdict = await transact(self._client, self._hold_actions(draft, key, asked_at, traceparent), until)
+            if verdict is None:
+                self._event_written(draft.shard)
+                return Recorded(draft)
+            if (outcome := self._read_hold(verdict, draft, key, asked_at, attempt)) is not None:
+                return outcome
+            await back_off(attempt, until, verdict, _time_is_up(verdict))
+            if verdict.only_throttled:
+                continue
+            if (outcome := await self._probe(verdict, draft, key, until, attempt)) is not None:
+                return outcome
+        raise AssertionError("back_off ends it")
+
+    async def _answer_without_writing(self, draft: Reservation, key: Key | None, until: float) -> Recorded | None:
+        """A seat seen taken within the last 250 ms is refused again without a transaction. It never decides alone
+        about a request with a key: the seat may be taken by that very request, which came before."""
+        refusals = self._inventory.taken_lately(draft)
+        if not refusals:
+            return None
+        if key is not None:
+            if any(refusal.holder_key == key.id for refusal in refusals.values()):
+                return None
+            if (record := await self.recall(key, until)) is not None:
+                return _replay(record, key, draft)
+        raise SeatUnavailable(tuple(refusals))
+
+    def _hold_actions(self, draft: Reservation, key: Key | None, now: int, traceparent: str) -> list[Action]:
+        reservation = {
+            "TableName": self._tables.reservations,
+            "Item": reservation_to_item(draft),
+            "ConditionExpression": "attribute_not_exists(reservationId)",
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        return [
+            *self._key_action(key, draft),
+            *self._inventory.take(draft, key.id if key else "", now),
+            Action(Role.RESERVATION, {"Put": reservation}),
+            self._outbox_action(draft, traceparent),
+        ]
+
+    def _read_hold(
+        self, verdict: Cancellation, draft: Reservation, key: Key | None, asked_at: int, attempt: int
+    ) -> Recorded | None:
+        """What a cancelled hold means; None: nothing yet, try again. The key record is heard first: what it says is the
+        answer to this request, while a seat may be taken by an equal request that won."""
+        if key is not None and (failed := verdict.failed(Role.KEY)):
+            return _replay(_record_of(failed), key, draft)
+        if any(_op_id(failed.item) == draft.op_id for failed in verdict.failed(Role.RESERVATION)):
+            return Recorded(draft)
+        seats = self._inventory.judge(draft, verdict.failed(Role.SEAT), asked_at)
+        if seats.mine:
+            return Recorded(draft)
+        if not verdict.undecided(Role.KEY) and not _equal_won(seats, key, attempt):
+            self._refuse(draft, seats, asked_at)
+        return None
+
+    async def _probe(
+        self, verdict: Cancellation, draft: Reservation, key: Key | None, until: float, attempt: int
+    ) -> Recorded | None:
+        """Looks who has the contended items, with one consistent read instead of queueing up for another transaction:
+        of 64 that want one seat, 63 are answered by it."""
+        asked_at = self._now()
+        keys = self._inventory.probe_keys(draft)
+        if key is not None:
+            keys[self._tables.idempotency] = [_key_key(key)]
+        items = {item["pk"]["S"] if "pk" in item else "": item for item in await batch_get(self._client, keys, until)}
+        if key is not None and (record := self._live(items.get(""))) is not None:
+            return _replay(record, key, draft)
+        found = [Failed(seat_id, items.get(f"{draft.event_id}#{seat_id}")) for seat_id in draft.seat_ids]
+        seats = self._inventory.judge(draft, found, asked_at)
+        if seats.mine:
+            return Recorded(draft)
+        # The items of one transaction may become readable one after the other. So the key record's absence from this
+        # read says nothing if that item was in another's hands, or if the seat went to a request with the same key.
+        if not verdict.undecided(Role.KEY) and not _equal_won(seats, key, attempt):
+            self._refuse(draft, seats, asked_at)
+        return None
+
+    def _refuse(self, draft: Reservation, seats: SeatsVerdict, asked_at: int) -> None:
+        """Raises if the seats decide."""
+        if seats.unknown:
+            self._inventory.forget_facts(draft.event_id, seats.unknown)
+            raise unknown_seats(draft.seat_ids, [draft.seat_ids.index(seat_id) for seat_id in seats.unknown])
+        if seats.taken:
+            self._inventory.remember_taken(draft.event_id, seats.taken, asked_at)
+            raise SeatUnavailable([seat_id for seat_id, _ in seats.taken])
+        if seats.repriced:
+            self._inventory.forget_facts(draft.event_id, seats.repriced)
+            raise StaleFacts
+
+    # Confirm and cancel
+
+    async def advance(
+        self, before: Reservation, after: Reservation, key: Key | None, traceparent: str, until: float
+    ) -> Recorded:
+        # A try repeats the body of the one before it, and with it the time that it asserts. So none may begin after the
+        # hold has run out.
+        until = min(until, time.monotonic() + (before.hold_expires_at - self._now()) / 1000)
+        for attempt in count():
+            verdict = await transact(self._client, self._advance_actions(before, after, key, traceparent), until)
+            if verdict is None:
+                self._event_written(after.shard)
+                return self._advanced(Recorded(after))
+            if (outcome := self._read_advance(verdict, before, after, key)) is not None:
+                return self._advanced(outcome)
+            await back_off(attempt, until, verdict, _time_is_up(verdict))
+        raise AssertionError("back_off ends it")
+
+    def _advanced(self, recorded: Recorded) -> Recorded:
+        if recorded.reservation.status is Status.CANCELLED:
+            self._inventory.freed(recorded.reservation.event_id, recorded.reservation.seat_ids)
+        return recorded
+
+    def _advance_actions(
+        self, before: Reservation, after: Reservation, key: Key | None, traceparent: str
+    ) -> list[Action]:
+        now = self._now()
+        return [
+            *self._key_action(key, after),
+            self._advance_action(before, after, _ADVANCE_IF, now),
+            *self._inventory.follow(after, after.seats, now),
+            *self._order_action(after),
+            self._outbox_action(after, traceparent, after.seat_ids),
+        ]
+
+    def _advance_action(self, before: Reservation, after: Reservation, condition: str, now: int) -> Action:
+        update = {
+            "TableName": self._tables.reservations,
+            "Key": reservation_key(before),
+            "UpdateExpression": _ADVANCE,
+            "ConditionExpression": condition,
+            "ExpressionAttributeNames": {"#status": "status"},
+            "ExpressionAttributeValues": {
+                ":status": {"S": after.status.value},
+                ":next": {"N": str(after.version)},
+                ":op": {"S": after.op_id},
+                ":at": {"N": str(after.updated_at)},
+                ":payment": {"S": after.payment_intent_id},
+                ":order": {"S": after.order_id},
+                ":reason": {"S": after.reason},
+                ":held": {"S": Status.HOLD.value},
+                ":version": {"N": str(before.version)},
+                ":now": {"N": str(now)},
+            },
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        return Action(Role.RESERVATION, {"Update": update})
+
+    def _read_advance(
+        self, verdict: Cancellation, before: Reservation, after: Reservation, key: Key | None
+    ) -> Recorded | None:
+        if key is not None and (failed := verdict.failed(Role.KEY)):
+            return _replay(_record_of(failed), key, after)
+        for failed_reservation in verdict.failed(Role.RESERVATION):
+            if failed_reservation.item is None:
+                raise ReservationExpired  # only an operator deletes reservations
+            current = reservation_from_item(failed_reservation.item)
+            if current.op_id == after.op_id:
+                return Recorded(current)
+            if current.version == before.version and verdict.undecided(Role.KEY, Role.SEAT):
+                return None  # what failed is the time, but an equal command that was in time may be about to land
+            raise Superseded(current)
+        # A seat counts as lost only if all else was free to judge: otherwise it may be an earlier try of this very
+        # command, half of it visible, that has moved the seat.
+        lost = [seat for seat in verdict.failed(Role.SEAT) if _holder(seat.item) != after.id]
+        if lost and not verdict.undecided(Role.KEY, Role.RESERVATION):
+            raise ReservationExpired
+        if verdict.failed(Role.ORDER) and not verdict.undecided(Role.RESERVATION):
+            raise RuntimeError("there is an order for a reservation that is not sold")
+        return None
+
+    # Expiry
+
+    async def due(self, shard: str, before: int, page: object | None, until: float) -> DuePage:
+        query: dict[str, Any] = {
+            "TableName": self._tables.reservations,
+            "IndexName": DUE_INDEX,
+            "KeyConditionExpression": "expiryShard = :shard AND holdExpiresAt <= :before",
+            "ExpressionAttributeValues": {":shard": {"S": shard}, ":before": {"N": str(before)}},
+            "Limit": _DUE_PAGE,
+        }
+        if page is not None:
+            query["ExclusiveStartKey"] = page
+        reply = await read(self._client, "Query", query, until)
+        holds, unreadable = [], []
+        for item in await self._reservations_of(reply["Items"], until):
+            try:
+                holds.append(reservation_from_item(item))
+            except (KeyError, TypeError, ValueError):
+                unreadable.append(item["reservationId"]["S"])
+        holds.sort(key=lambda held: held.hold_expires_at)
+        return DuePage(tuple(holds), tuple(unreadable), reply.get("LastEvaluatedKey"))
+
+    async def _reservations_of(self, entries: Sequence[Item], until: float) -> list[Item]:
+        """The reservations of index entries, as they are now."""
+        if not entries:
+            return []
+        keys = [{name: entry[name] for name in ("reservationId", "eventId")} for entry in entries]
+        return await batch_get(self._client, {self._tables.reservations: keys}, until)
+
+    async def settle(self, before: Reservation, after: Reservation, until: float) -> None:
+        seats = list(after.seats)
+        for attempt in count():
+            verdict = await transact(self._client, self._settle_actions(before, after, seats), until)
+            if verdict is None:
+                self._inventory.freed(after.event_id, [seat.id for seat in seats])
+                self._event_written(after.shard)
+                return
+            for failed in verdict.failed(Role.RESERVATION):
+                if _op_id(failed.item) == after.op_id:
+                    return
+                raise Superseded(reservation_from_item(failed.item) if failed.item else before)
+            lost = {failed.subject for failed in verdict.failed(Role.SEAT)}
+            if lost and not verdict.undecided(Role.RESERVATION):
+                seats = [seat for seat in seats if seat.id not in lost]
+            else:
+                await back_off(attempt, until, verdict)
+
+    def _settle_actions(self, before: Reservation, after: Reservation, seats: Sequence[Seat]) -> list[Action]:
+        now = self._now()
+        return [
+            self._advance_action(before, after, _SETTLE_IF, now),
+            *self._inventory.follow(after, seats, now),
+            self._outbox_action(after, "", [seat.id for seat in seats]),
+        ]
+
+    # Actions of every command
+
+    def _key_action(self, key: Key | None, answer: Reservation) -> list[Action]:
+        if key is None:
+            return []
+        now = self._now()
+        expires_at = now + self._key_window
+        if key.ends_with_hold:
+            expires_at = min(expires_at, answer.hold_expires_at)
+        put = {
+            "TableName": self._tables.idempotency,
+            "Item": record_to_item(key, answer, expires_at),
+            "ConditionExpression": _NEW_KEY_IF,
+            "ExpressionAttributeValues": {":now": {"N": str(now // 1000)}},
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        return [Action(Role.KEY, {"Put": put})]
+
+    def _order_action(self, after: Reservation) -> list[Action]:
+        if after.status is not Status.CONFIRMED:
+            return []
+        put = {
+            "TableName": self._tables.orders,
+            "Item": order_to_item(after),
+            "ConditionExpression": "attribute_not_exists(orderId)",
+        }
+        return [Action(Role.ORDER, {"Put": put})]
+
+    def _outbox_action(self, after: Reservation, traceparent: str, released: Sequence[str] = ()) -> Action:
+        put = {"TableName": self._tables.outbox, "Item": outbox_to_item(after, traceparent, released)}
+        return Action(Role.OUTBOX, {"Put": put})
+
+
+def _key_key(key: Key) -> dict[str, Any]:
+    return {"idempotencyKey": {"S": key.id}}
+
+
+def _record_of(failed: list[Failed]) -> Record:
+    item = failed[0].item
+    if item is None:
+        raise AssertionError("a key record's condition can only fail on a record")
+    return record_from_item(item)
+
+
+def _replay(record: Record, key: Key, mine: Reservation) -> Recorded:
+    """The record's answer. If this very command wrote it, an earlier try was applied and its reply was lost: that is no
+    replay. Raises IdempotencyConflict."""
+    return Recorded(record.replay(key), replayed=record.op_id != mine.op_id)
+
+
+def _equal_won(seats: SeatsVerdict, key: Key | None, attempt: int) -> bool:
+    """Whether a seat went to a request with this very key, whose record must then be about to show. After two looks it
+    is not: a hold may outlive its key."""
+    return key is not None and attempt < 2 and any(state.holder_key == key.id for _, state in seats.taken)
+
+
+def _holder(item: Item | None) -> str:
+    return item["holder"]["S"] if item and "holder" in item else ""
+
+
+def _op_id(item: Item | None) -> str:
+    return item["opId"]["S"] if item else ""
+
+
+def _time_is_up(verdict: Cancellation) -> type[ReservationError]:
+    return IdempotencyInProgress if verdict.conflicted(Role.KEY) else ServiceUnavailable

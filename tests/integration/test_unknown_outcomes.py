@@ -1,0 +1,296 @@
+"""What a caller is told when time is up or it leaves, and that it was the truth. The endpoint is scripted."""
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from reservation.domain import events, model
+from reservation.domain.errors import (
+    IdempotencyInProgress,
+    ReservationError,
+    ServiceUnavailable,
+    UpstreamTimeout,
+)
+from reservation.domain.idempotency import Key
+from reservation.domain.model import Reservation, Status
+from reservation.ports import Recorded
+from tests.support.conflict_proxy import ConflictProxy
+from tests.support.faults import Hold, HoldOngoing, HoldReply, LoseReply, LoseRequest, RejectBefore, Request, Throttle
+from tests.support.invariants import violations
+from tests.support.store import EVENT, HOLD_MS, NOW, SEATS, Party, Venue, open_venue, soon
+from tests.support.verdicts import transaction, until
+
+KEY = Key("key_1", "fingerprint_1")
+
+
+@pytest.fixture
+async def venue(backend_url: str) -> AsyncIterator[Venue]:
+    async with open_venue(backend_url) as venue:
+        yield venue
+        assert violations(await venue.rows(), now=venue.clock.now()) == []
+
+
+async def knowing(party: Party) -> Party:
+    """With the facts of all seats in its cache."""
+    await party.inventory.facts(EVENT.id, [seat.id for seat in SEATS], soon())
+    return party
+
+
+def draft_of(seat_id: str, reservation_id: str = "rsv_draft") -> Reservation:
+    seats = tuple(seat for seat in SEATS if seat.id == seat_id)
+    return Reservation(
+        reservation_id,
+        EVENT.id,
+        "user_1",
+        Status.HOLD,
+        seats,
+        NOW,
+        NOW,
+        NOW + HOLD_MS,
+        1,
+        f"op_{reservation_id}",
+        "0000",
+    )
+
+
+def confirmed(held: Reservation) -> Reservation:
+    sold = model.confirm(held, payment_intent_id="pay_1", now=NOW, op_id="op_1")
+    assert sold is not None
+    return sold
+
+
+async def heard(call: Awaitable[Any]) -> type[ReservationError]:
+    with pytest.raises(ReservationError) as refused:
+        await call
+    return type(refused.value)
+
+
+def after(deadline: float, operation: str) -> Callable[[Request], bool]:
+    """Matches the next such request, and lets it wait until the deadline has passed."""
+
+    def matches(request: Request) -> bool:
+        while request.operation == operation and time.monotonic() < deadline:
+            pass
+        return request.operation == operation
+
+    return matches
+
+
+async def stopped_until(deadline: float, proxy: ConflictProxy, call: Awaitable[Recorded]) -> Recorded:
+    """`call`, whose transaction reaches DynamoDB only when its time is up."""
+    stop = Hold()
+    proxy.script(transaction, stop)
+    task = asyncio.ensure_future(call)
+    await stop.reached.wait()
+    await until(lambda: time.monotonic() >= deadline)
+    stop.event.set()
+    return await task
+
+
+class TestACallerThatLeaves:
+    @pytest.mark.parametrize("command", ["create", "confirm", "cancel"])
+    @pytest.mark.parametrize("pause", [Hold, HoldOngoing, HoldReply])
+    async def test_its_command_goes_on_and_somebody_waits_for_it(
+        self, venue: Venue, command: str, pause: type[Hold | HoldOngoing | HoldReply]
+    ) -> None:
+        """On its way, begun, or applied with the reply under way: the effect is there when the process is drained."""
+        async with venue.behind() as (proxy, client):
+            party = await knowing(venue.party(client))
+            subject = "A-1" if command == "create" else (await party.create("A-1")).reservation.id
+            stop = pause()
+            proxy.script(transaction, stop)
+            caller = asyncio.ensure_future(getattr(party, command)(subject))
+            await stop.reached.wait()
+            caller.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await caller
+            draining = asyncio.ensure_future(party.service.drain())
+            await asyncio.sleep(0)
+            assert not draining.done()
+            stop.event.set()
+            await draining
+        (stored,) = (await venue.rows()).reservations
+        status = {"create": "HOLD", "confirm": "CONFIRMED", "cancel": "CANCELLED"}[command]
+        assert stored["status"] == {"S": status}
+
+    async def test_another_caller_with_the_same_key_hears_what_became_of_it(self, venue: Venue) -> None:
+        async with venue.behind() as (proxy, client):
+            party = await knowing(venue.party(client))
+            stop = HoldReply()
+            proxy.script(transaction, stop)
+            first = asyncio.ensure_future(party.create("A-1", key="key_1"))
+            await stop.reached.wait()
+            second = asyncio.ensure_future(party.create("A-1", key="key_1"))
+            await asyncio.sleep(0)
+            first.cancel()
+            stop.event.set()
+            assert (await second).replayed
+            assert proxy.stats["TransactWriteItems"] == 1
+
+    async def test_a_command_that_fails_after_its_caller_left_fails_in_silence(self, venue: Venue) -> None:
+        """Nothing is reported as an exception that nobody retrieved."""
+        reported: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context))
+        await venue.party().create("A-1")
+        async with venue.behind() as (proxy, client):
+            party = await knowing(venue.party(client))
+            stop = HoldReply()
+            proxy.script(transaction, stop)
+            caller = asyncio.ensure_future(party.create("A-1", user="user_2"))
+            await stop.reached.wait()
+            caller.cancel()
+            stop.event.set()
+            await party.service.drain()
+        del caller
+        gc.collect()
+        assert reported == []
+
+
+class TestAnUnknownOutcome:
+    @pytest.mark.parametrize("same_process", [True, False], ids=["same-process", "another-process"])
+    @pytest.mark.parametrize("command", ["create", "confirm", "cancel"])
+    async def test_is_told_as_such_and_the_same_key_finds_out(
+        self, venue: Venue, command: str, same_process: bool
+    ) -> None:
+        """The transaction is applied, and at the caller's deadline its reply is still on the way."""
+        async with venue.behind() as (proxy, client):
+            party = await knowing(venue.party(client))
+            subject = "A-1" if command == "create" else (await party.create("A-1")).reservation.id
+            lost = HoldReply()
+            proxy.script(transaction, lost)
+            caller = asyncio.ensure_future(getattr(party, command)(subject, key="key_1", patience=0.7))
+            assert await heard(caller) is UpstreamTimeout
+            assert lost.reached.is_set()
+            retrying = party if same_process else venue.party()
+            again = await getattr(retrying, command)(subject, key="key_1")
+            assert again.replayed
+            assert events.body(again.reservation)["status"] == again.reservation.status
+            lost.event.set()
+        rows = await venue.rows()
+        assert len(rows.reservations) == 1
+        assert len(rows.idempotency) == 1
+
+    async def test_may_be_no_effect_and_then_the_same_key_has_one(self, venue: Venue) -> None:
+        """The request never reached DynamoDB; nobody can know."""
+        async with venue.behind() as (proxy, client):
+            party = await knowing(venue.party(client))
+            lost = Hold()
+            proxy.script(transaction, lost)
+            assert await heard(party.create("A-1", key="key_1", patience=0.7)) is UpstreamTimeout
+            first = await venue.party().create("A-1", key="key_1")
+            assert not first.replayed
+            lost.event.set()
+        assert (await venue.party().create("A-1", key="key_1")).reservation.id == first.reservation.id
+
+    @pytest.mark.parametrize(
+        "last", [Throttle(), RejectBefore("InternalServerError", 500)], ids=["throttled", "failed"]
+    )
+    async def test_stays_unknown_when_the_last_try_was_refused(self, venue: Venue, last: RejectBefore) -> None:
+        """A throttle says nothing of the try before it, whose reply was lost."""
+        held = (await venue.party().create("A-1")).reservation
+        sold = confirmed(held)
+        async with venue.behind() as (proxy, client):
+            party, deadline = venue.party(client), soon(0.7)
+            proxy.script(transaction, LoseReply())
+            proxy.script(after(deadline, "TransactWriteItems"), last)
+            assert await heard(party.store.advance(held, sold, None, "", deadline)) is UpstreamTimeout
+        assert (await venue.party().get(held.id)).status is Status.CONFIRMED
+
+    async def test_a_late_first_try_does_not_take_effect_after_the_second(self, venue: Venue) -> None:
+        """It is overtaken by its own repetition, and the seat given back, when it arrives: the same request token,
+        so DynamoDB knows it as done."""
+        async with venue.behind() as (proxy, client):
+            party = await knowing(venue.party(client))
+            late = Hold()
+            proxy.script(transaction, late)
+            held = (await party.create("A-1")).reservation
+            await venue.party().cancel(held.id)
+            before = await venue.rows()
+            late.event.set()
+            for _ in range(20):  # by then it has arrived
+                assert (await party.get(held.id)).status is Status.CANCELLED
+        assert await venue.rows() == before
+
+
+class TestNoEffect:
+    async def test_a_store_that_only_throttles_until_the_deadline_is_unavailable(self, venue: Venue) -> None:
+        held = (await venue.party().create("A-1")).reservation
+        sold = confirmed(held)
+        before = await venue.rows()
+        async with venue.behind(throttle=1.0) as (_, client):
+            store = venue.party(client).store
+            assert await heard(store.hold(draft_of("A-2"), KEY, "", soon(0.3))) is ServiceUnavailable
+            assert await heard(store.advance(held, sold, KEY, "", soon(0.3))) is ServiceUnavailable
+            assert await heard(store.find(held.id, soon(0.3))) is ServiceUnavailable
+        assert await venue.rows() == before
+
+    async def test_a_deadline_that_has_passed_sends_nothing(self, venue: Venue) -> None:
+        async with venue.behind() as (proxy, client):
+            store = venue.party(client).store
+            assert await heard(store.hold(draft_of("A-1"), KEY, "", time.monotonic())) is ServiceUnavailable
+            assert not proxy.stats
+
+    async def test_seats_in_conflict_at_the_deadline_are_no_refusal(self, venue: Venue) -> None:
+        """Nobody knows yet whether the other will get them."""
+        async with venue.behind() as (proxy, client):
+            party = await knowing(venue.party(client))
+            other = HoldOngoing()
+            proxy.script(transaction, other)
+            winner = asyncio.ensure_future(party.create("A-1", user="user_2"))
+            await other.reached.wait()
+            call = party.store.hold(draft_of("A-1"), None, "", deadline := soon(0.7))
+            assert await heard(stopped_until(deadline, proxy, call)) is ServiceUnavailable
+            other.event.set()
+            await winner
+
+    async def test_a_read_that_is_not_answered_changes_nothing_and_says_so(self, venue: Venue) -> None:
+        held = (await venue.party().create("A-1")).reservation
+        async with venue.behind() as (proxy, client):
+            deadline = soon(0.7)
+            proxy.script(after(deadline, "Query"), LoseRequest())
+            assert await heard(venue.party(client).store.find(held.id, deadline)) is ServiceUnavailable
+
+
+class TestAKeyInUse:
+    @pytest.mark.parametrize("command", ["create", "confirm"])
+    async def test_a_record_in_conflict_at_the_deadline_is_in_progress(self, venue: Venue, command: str) -> None:
+        """The other one, with the same key, has been begun and neither applied nor refused."""
+        held = (await venue.party().create("A-1")).reservation
+        sold = confirmed(held)
+        async with venue.behind() as (proxy, client):
+            store = venue.party(client).store
+            other = HoldOngoing()
+            proxy.script(transaction, other)
+            deadline = soon(0.7)
+            if command == "create":
+                first = store.hold(draft_of("A-2", "rsv_other"), KEY, "", soon())
+                second = store.hold(draft_of("A-2"), KEY, "", deadline)
+            else:
+                first = store.advance(held, replace(sold, op_id="op_other"), KEY, "", soon())
+                second = store.advance(held, sold, KEY, "", deadline)
+            winner = asyncio.ensure_future(first)
+            await other.reached.wait()
+            assert await heard(stopped_until(deadline, proxy, second)) is IdempotencyInProgress
+            other.event.set()
+            assert not (await winner).replayed
+
+    async def test_who_joins_an_equal_request_keeps_the_own_patience(self, venue: Venue) -> None:
+        """The first caller's time is up while a third, on another process, has the record. The second has time left,
+        in which it becomes known."""
+        async with venue.behind() as (proxy, client):
+            one, two = await knowing(venue.party(client)), await knowing(venue.party(client))
+            other = HoldOngoing()
+            proxy.script(transaction, other)
+            winner = asyncio.ensure_future(one.create("A-1", key="key_1"))
+            await other.reached.wait()
+            hasty = asyncio.ensure_future(two.create("A-1", key="key_1", patience=0.3))
+            patient = asyncio.ensure_future(two.create("A-1", key="key_1"))
+            assert await heard(hasty) in (IdempotencyInProgress, UpstreamTimeout)
+            other.event.set()
+            assert (await patient).replayed
+            assert not (await winner).replayed

@@ -1,0 +1,200 @@
+"""What must be true of the tables whenever no command is under way, whatever happened before."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from reservation.domain.model import Reservation, Seat, SeatStatus, Status, order_id_of
+from reservation.dynamodb.items import Item, reservation_from_item, seat_state_from_item
+
+_EVENT_OF = {
+    Status.HOLD: "reservation.created",
+    Status.CONFIRMED: "reservation.confirmed",
+    Status.CANCELLED: "reservation.cancelled",
+    Status.EXPIRED: "reservation.expired",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Everything in the tables, as DynamoDB's own JSON."""
+
+    reservations: tuple[Item, ...]
+    orders: tuple[Item, ...]
+    idempotency: tuple[Item, ...]
+    outbox: tuple[Item, ...]
+    inventory: tuple[Item, ...]
+
+    @property
+    def seats(self) -> dict[str, Item]:
+        """The seat items by key; the inventory without its events."""
+        return {item["pk"]["S"]: item for item in self.inventory if not item["pk"]["S"].endswith("#")}
+
+    def details(self, reservation_id: str) -> list[dict[str, Any]]:
+        """What the outbox tells of a reservation, in the order in which it will leave."""
+        rows = sorted(self.outbox, key=lambda row: row["seq"]["S"])
+        return [orjson.loads(row["detail"]["S"]) for row in rows if row["reservationId"]["S"] == reservation_id]
+
+
+def violations(rows: Rows, *, now: int = 0) -> list[str]:
+    """Everything that is wrong, in words; empty if nothing is.
+
+    `now`: the latest clock of any process so far, in milliseconds. Only a hold that ended by then may have lost seats.
+    """
+    return [
+        *_wrong_seats(rows),
+        *_wrong_reservations(rows, now),
+        *_seats_with_two_owners(rows, now),
+        *_wrong_orders(rows),
+        *_wrong_records(rows),
+        *_wrong_outbox(rows),
+    ]
+
+
+def _reservations(rows: Rows) -> dict[str, Reservation]:
+    return {item["reservationId"]["S"]: reservation_from_item(item) for item in rows.reservations}
+
+
+def _seat_pks(reservation: Reservation) -> list[str]:
+    return [f"{reservation.event_id}#{seat_id}" for seat_id in reservation.seat_ids]
+
+
+def _wrong_seats(rows: Rows) -> Iterator[str]:
+    """A seat that is held or sold is so by a reservation that exists, names it and is in the matching state."""
+    reservations = _reservations(rows)
+    for pk, item in rows.seats.items():
+        state = seat_state_from_item(item)
+        taken_by = {"holder", "holderKey", "holdExpiresAt"} & set(item)
+        if state.status is SeatStatus.AVAILABLE:
+            if taken_by:
+                yield f"seat {pk} is free and has {sorted(taken_by)}"
+            continue
+        holder = reservations.get(state.holder)
+        if holder is None:
+            yield f"seat {pk} is {state.status} for {state.holder!r}, which does not exist"
+            continue
+        if pk not in _seat_pks(holder):
+            yield f"seat {pk} is {state.status} for {holder.id}, which does not name it"
+        if holder.seat_status is not state.status:
+            yield f"seat {pk} is {state.status} for {holder.id}, which is {holder.status}"
+        if state.status is SeatStatus.HELD and state.hold_expires_at != holder.hold_expires_at:
+            yield f"seat {pk} is held until {state.hold_expires_at}, its reservation until {holder.hold_expires_at}"
+        if state.status is SeatStatus.SOLD and taken_by != {"holder"}:
+            yield f"seat {pk} is sold and has {sorted(taken_by)}"
+
+
+def _wrong_reservations(rows: Rows, now: int) -> Iterator[str]:
+    """Whoever has a claim has all its seats; the due index has the live holds and nothing else."""
+    holders = {pk: item["holder"]["S"] for pk, item in rows.seats.items() if "holder" in item}
+    for item in rows.reservations:
+        reservation = reservation_from_item(item)
+        lost = [pk for pk in _seat_pks(reservation) if holders.get(pk) != reservation.id]
+        past = reservation.status is Status.HOLD and reservation.hold_expires_at <= now
+        if reservation.status not in _EVENT_OF:
+            yield f"{reservation.id} is {reservation.status}, which no command makes"
+        if reservation.seat_status is not None and lost and not past:
+            yield f"{reservation.id} is {reservation.status} without {lost}"
+        due = item.get("expiryShard", {}).get("S")
+        if due != (reservation.shard if reservation.status is Status.HOLD else None):
+            yield f"{reservation.id} is {reservation.status} and in the due index under {due}"
+        if reservation.status is not Status.CONFIRMED and (reservation.order_id or reservation.payment_intent_id):
+            yield f"{reservation.id} is {reservation.status} and has an order or a payment"
+    for reservation_id, count in Counter(item["reservationId"]["S"] for item in rows.reservations).items():
+        if count > 1:
+            yield f"{reservation_id} is there {count} times"
+
+
+def _seats_with_two_owners(rows: Rows, now: int) -> Iterator[str]:
+    owners: dict[str, list[str]] = defaultdict(list)
+    for reservation in _reservations(rows).values():
+        live = reservation.status is Status.HOLD and reservation.hold_expires_at > now
+        if live or reservation.status is Status.CONFIRMED:
+            for pk in _seat_pks(reservation):
+                owners[pk].append(reservation.id)
+    for pk, claims in owners.items():
+        if len(claims) > 1:
+            yield f"seat {pk} belongs to {claims}"
+
+
+def _wrong_orders(rows: Rows) -> Iterator[str]:
+    """Exactly one for each confirmed reservation, with its payment and seats."""
+    reservations = _reservations(rows)
+    confirmed = {each.id for each in reservations.values() if each.status is Status.CONFIRMED}
+    ordered = Counter(order["reservationId"]["S"] for order in rows.orders)
+    for reservation_id in sorted(confirmed | set(ordered)):
+        if ordered[reservation_id] != (reservation_id in confirmed):
+            yield f"{reservation_id} has {ordered[reservation_id]} orders"
+    for order in rows.orders:
+        reservation = reservations.get(order["reservationId"]["S"])
+        if reservation is None or order != _order_of(reservation):
+            yield f"order {order['orderId']['S']} is not what its reservation says"
+
+
+def _order_of(confirmed: Reservation) -> Item:
+    total = confirmed.total
+    assert total is not None
+    return {
+        "orderId": {"S": order_id_of(confirmed.id)},
+        "reservationId": {"S": confirmed.id},
+        "eventId": {"S": confirmed.event_id},
+        "userId": {"S": confirmed.user_id},
+        "paymentIntentId": {"S": confirmed.payment_intent_id},
+        "seats": {"L": [{"M": _seat(seat)} for seat in confirmed.seats]},
+        "amount": {"N": str(total.amount)},
+        "currency": {"S": total.currency},
+        "createdAt": {"N": str(confirmed.updated_at)},
+    }
+
+
+def _seat(seat: Seat) -> Item:
+    return {
+        "id": {"S": seat.id},
+        "section": {"S": seat.section},
+        "row": {"S": seat.row},
+        "number": {"S": seat.number},
+        "amount": {"N": str(seat.price.amount)},
+        "currency": {"S": seat.price.currency},
+    }
+
+
+def _wrong_records(rows: Rows) -> Iterator[str]:
+    """Each tells of one command that took effect, and no two of the same one."""
+    reservations = _reservations(rows)
+    told: Counter[tuple[str, int]] = Counter()
+    for item in rows.idempotency:
+        answer = reservation_from_item(item["answer"]["M"])
+        told[answer.id, answer.version] += 1
+        reservation = reservations.get(answer.id)
+        if reservation is None or answer.version > reservation.version:
+            yield f"a key record tells of {answer.id} version {answer.version}, which never was"
+        elif answer.version == reservation.version and item["opId"]["S"] != reservation.op_id:
+            yield f"the key record of {answer.id} version {answer.version} names another operation"
+    for (reservation_id, version), count in told.items():
+        if count > 1:
+            yield f"{count} key records tell of {reservation_id} version {version}"
+
+
+def _wrong_outbox(rows: Rows) -> Iterator[str]:
+    """One row a version, in the order of the versions, in the reservation's own shard."""
+    reservations = _reservations(rows)
+    sent: dict[str, list[Item]] = defaultdict(list)
+    for row in sorted(rows.outbox, key=lambda row: row["seq"]["S"]):
+        sent[row["reservationId"]["S"]].append(row)
+    for reservation_id in sorted(set(sent) | set(reservations)):
+        reservation = reservations.get(reservation_id)
+        if reservation is None:
+            yield f"events tell of {reservation_id}, which does not exist"
+            continue
+        details = [orjson.loads(row["detail"]["S"]) for row in sent[reservation_id]]
+        if [detail["version"] for detail in details] != list(range(1, reservation.version + 1)):
+            yield f"{reservation_id} has version {reservation.version} and events {[d['version'] for d in details]}"
+        elif details[-1]["type"] != _EVENT_OF.get(reservation.status):
+            yield f"{reservation_id} is {reservation.status} and its last event {details[-1]['type']}"
+        for row, detail in zip(sent[reservation_id], details, strict=True):
+            if row["shard"]["S"] != reservation.shard:
+                yield f"an event of {reservation_id} is in shard {row['shard']['S']}"
+            if row["type"]["S"] != detail["type"] or detail["messageId"] != f"{reservation_id}#{detail['version']}":
+                yield f"an event of {reservation_id} contradicts itself"
