@@ -1,0 +1,138 @@
+"""Settles holds that have run out, on the shards this process may work on.
+
+Nothing depends on it but punctuality: past holds are refused and their seats can be taken without it. It looks a little
+ahead in the due index and gives each hold a timer of its own, so holds end milliseconds after their time and an idle
+shard costs one query a second.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+
+import structlog
+from cachetools import TTLCache
+
+from reservation.domain.model import Reservation, Status
+from reservation.service import Reservations
+
+log = structlog.get_logger()
+
+LOOK_EVERY_SECONDS = 1.0
+_HORIZON_MS = 2_000
+_PAGES = 10
+_TRY_SECONDS = 5.0
+_AT_ONCE = 32
+
+# A settled hold may stay in the index for a moment, which is eventually consistent.
+_SETTLED_QUIET_SECONDS = 2.0
+_TROUBLE_KEPT = 10_000
+_FAILED_QUIET_SECONDS, _FAILED_QUIET_MAX_SECONDS = 1.0, 60.0
+
+
+class Expiry:
+    """`may_work_on` is asked right before each change. `now` gives milliseconds since the epoch; unless the clock is
+    trusted nothing is settled. `settled` is told by how many milliseconds each hold was late."""
+
+    def __init__(
+        self,
+        reservations: Reservations,
+        *,
+        held_shards: Callable[[], Iterable[str]],
+        may_work_on: Callable[[str], bool],
+        now: Callable[[], int],
+        clock_trusted: Callable[[], bool],
+        settled: Callable[[int], None] = lambda late: None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._reservations = reservations
+        self._held_shards = held_shards
+        self._may_work_on = may_work_on
+        self._now = now
+        self._clock_trusted = clock_trusted
+        self._settled = settled
+        self._sleep = sleep
+        self._monotonic = monotonic
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._timers: dict[str, asyncio.Task[None]] = {}
+        self._quiet_until: dict[str, float] = {}
+        self._trouble: TTLCache[str, int] = TTLCache(_TROUBLE_KEPT, 10 * _FAILED_QUIET_MAX_SECONDS, timer=monotonic)
+        self.failed = 0
+        """Tries to settle that ended in an error, and items that could not be read."""
+
+    async def run(self) -> None:
+        """Looks ahead about once a second until cancelled; its timers end with it."""
+        try:
+            while True:
+                started = self._monotonic()
+                await asyncio.gather(*(self.look_ahead(shard) for shard in self._held_shards()))
+                await self._sleep(max(0.0, LOOK_EVERY_SECONDS - (self._monotonic() - started)))
+        finally:
+            for timer in self._timers.values():
+                timer.cancel()
+            await asyncio.gather(*self._timers.values(), return_exceptions=True)
+
+    async def look_ahead(self, shard: str) -> None:
+        """One bounded pass: a timer for each hold of the shard that ends soon. Errors are told in the log, and the next
+        pass sees the same holds again."""
+        self._forget_old_quiet()
+        try:
+            page: object | None = None
+            for _ in range(_PAGES):
+                until = self._monotonic() + _TRY_SECONDS
+                found = await self._reservations.due(shard, self._now() + _HORIZON_MS, page, until)
+                self._report_unreadable(found.unreadable)
+                for held in found.holds:
+                    self._set_timer(shard, held)
+                if (page := found.next) is None:
+                    return
+        except Exception as error:
+            log.warning("expiry.look_ahead_failed", shard=shard, error=repr(error))
+
+    async def settle_all(self) -> None:
+        """Waits for the timers that are set."""
+        while self._timers:
+            await asyncio.gather(*self._timers.values())
+
+    def _set_timer(self, shard: str, held: Reservation) -> None:
+        if held.id in self._timers or held.id in self._quiet_until:
+            return
+        timer = asyncio.create_task(self._settle_in_time(shard, held), name=f"expiry {held.id}")
+        self._timers[held.id] = timer
+        timer.add_done_callback(lambda _: self._timers.pop(held.id, None))
+
+    async def _settle_in_time(self, shard: str, held: Reservation) -> None:
+        # Timers may fire a millisecond early, and then the condition on the time would fail.
+        while (early := held.hold_expires_at - self._now()) > 0:
+            await self._sleep(early / 1000)
+        async with self._slots:
+            if not self._may_work_on(shard) or not self._clock_trusted():
+                return
+            try:
+                became = await self._reservations.expire(held, self._monotonic() + _TRY_SECONDS)
+            except Exception as error:
+                self._fail(held.id, error)
+                return
+        if became.status is Status.EXPIRED:
+            self._settled(self._now() - held.hold_expires_at)
+        self._trouble.pop(held.id, None)
+        if became.status is not Status.HOLD:
+            self._quiet_until[held.id] = self._monotonic() + _SETTLED_QUIET_SECONDS
+
+    def _fail(self, reservation_id: str, error: Exception) -> None:
+        """Leaves one hold alone for a while, longer each time; the others go on."""
+        self.failed += 1
+        tries = self._trouble[reservation_id] = self._trouble.get(reservation_id, 0) + 1
+        quiet = min(_FAILED_QUIET_MAX_SECONDS, _FAILED_QUIET_SECONDS * 2 ** (tries - 1))
+        self._quiet_until[reservation_id] = self._monotonic() + quiet
+        log.error("expiry.failed", reservation_id=reservation_id, tries=tries, retry_in=quiet, exc_info=error)
+
+    def _report_unreadable(self, reservation_ids: Iterable[str]) -> None:
+        for reservation_id in reservation_ids:
+            if reservation_id not in self._quiet_until:
+                self._fail(reservation_id, ValueError("an item of the due index cannot be read"))
+
+    def _forget_old_quiet(self) -> None:
+        now = self._monotonic()
+        for reservation_id in [each for each, until in self._quiet_until.items() if until <= now]:
+            del self._quiet_until[reservation_id]

@@ -1,0 +1,193 @@
+"""Holds end on time, once, and free exactly what they still hold."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from reservation.background.expiry import Expiry
+from reservation.domain.errors import ReservationExpired, SeatUnavailable, ServiceUnavailable
+from reservation.domain.model import Reservation, Status
+from reservation.dynamodb.items import reservation_to_item
+from tests.support.conflict_proxy import ConflictProxy
+from tests.support.faults import LoseReply, Request, Throttle
+from tests.support.invariants import violations
+from tests.support.store import HOLD_MS, NOW, Party, SettableClock, Venue, soon
+
+SHARD = "0003"
+
+
+def expiry_of(party: Party, *, may_work_on: Callable[[str], bool] = lambda shard: True) -> Expiry:
+    """Its timers move the party's clock: whoever sleeps wakes at its time."""
+
+    async def sleep(seconds: float) -> None:
+        party.clock.advance(int(seconds * 1000))
+
+    return Expiry(
+        party.service,
+        held_shards=lambda: [SHARD],
+        may_work_on=may_work_on,
+        now=party.clock.now,
+        clock_trusted=party.clock.trusted,
+        sleep=sleep,
+        monotonic=lambda: party.clock.now() / 1000,
+    )
+
+
+async def look_and_settle(party: Party, **more: Callable[[str], bool]) -> Expiry:
+    expiry = expiry_of(party, **more)
+    await expiry.look_ahead(SHARD)
+    await expiry.settle_all()
+    return expiry
+
+
+async def test_a_hold_that_ends_soon_is_settled_at_its_time_and_not_before(venue: Venue) -> None:
+    party = venue.party(shard=SHARD)
+    held = (await party.create("A-1", "A-2")).reservation
+    party.clock.advance(HOLD_MS - 1_500)
+    await look_and_settle(party)
+    assert party.clock.now() == held.hold_expires_at
+    stored = await party.get(held.id)
+    assert (stored.status, stored.version, stored.updated_at) == (Status.EXPIRED, 2, held.hold_expires_at)
+    rows = await venue.rows()
+    assert violations(rows, now=party.clock.now()) == []
+    assert rows.details(held.id)[-1]["type"] == "reservation.expired"
+    assert rows.details(held.id)[-1]["releasedSeats"] == ["A-1", "A-2"]
+    await party.create("A-1", "A-2")
+
+
+async def test_a_hold_beyond_the_horizon_is_left_for_a_later_look(venue: Venue) -> None:
+    party = venue.party(shard=SHARD)
+    held = (await party.create("A-1")).reservation
+    party.clock.advance(HOLD_MS - 2_001)
+    await look_and_settle(party)
+    assert (await party.get(held.id)).status is Status.HOLD
+
+
+async def test_a_seat_taken_over_since_stays_its_new_holders_and_the_event_says_so(venue: Venue) -> None:
+    party = venue.party(shard=SHARD)
+    first = (await party.create("A-1", "A-2")).reservation
+    party.clock.advance(HOLD_MS)
+    second = (await party.create("A-2", user="user_2")).reservation
+    await look_and_settle(party)
+    rows = await venue.rows()
+    assert rows.details(first.id)[-1]["releasedSeats"] == ["A-1"]
+    assert rows.details(first.id)[-1]["reservation"]["seatIds"] == ["A-1", "A-2"]
+    assert rows.seats["evt_2025_1001#A-2"]["holder"]["S"] == second.id
+    assert violations(rows, now=party.clock.now()) == []
+
+
+@pytest.mark.parametrize("command", ["confirm", "cancel"])
+async def test_a_race_that_is_lost_changes_nothing(venue: Venue, command: str) -> None:
+    """Another process, whose clock is behind, confirms or cancels after this one has read the hold as due."""
+    party, other = venue.party(shard=SHARD), venue.party(clock=SettableClock(NOW), shard=SHARD)
+    held = (await party.create("A-1")).reservation
+    party.clock.advance(HOLD_MS)
+    decided: Awaitable[object] = other.confirm(held.id) if command == "confirm" else other.cancel(held.id)
+    await decided
+    became = await party.service.expire(held, soon())
+    assert became.status is (Status.CONFIRMED if command == "confirm" else Status.CANCELLED)
+    assert violations(await venue.rows(), now=party.clock.now()) == []
+
+
+async def test_two_that_settle_the_same_hold_make_one_event(venue: Venue) -> None:
+    one, two = venue.party(shard=SHARD), venue.party(shard=SHARD)
+    held = (await one.create("A-1")).reservation
+    one.clock.advance(HOLD_MS)
+    async with asyncio.TaskGroup() as both:
+        both.create_task(look_and_settle(one))
+        both.create_task(look_and_settle(two))
+    assert [detail["type"] for detail in (await venue.rows()).details(held.id)] == [
+        "reservation.created",
+        "reservation.expired",
+    ]
+
+
+async def test_a_lost_reply_and_a_throttle_settle_once(venue: Venue) -> None:
+    async with venue.behind() as (proxy, client):
+        party = venue.party(client, shard=SHARD)
+        held = (await party.create("A-1")).reservation
+        party.clock.advance(HOLD_MS)
+        _script(proxy, Throttle(), LoseReply())
+        assert (await party.service.expire(held, soon())).status is Status.EXPIRED
+    assert len((await venue.rows()).details(held.id)) == 2
+
+
+def _script(proxy: ConflictProxy, *faults: Throttle | LoseReply) -> None:
+    def transaction(request: Request) -> bool:
+        return request.operation == "TransactWriteItems"
+
+    for fault in faults:
+        proxy.script(transaction, fault)
+
+
+async def test_a_poison_record_never_stops_the_rest(venue: Venue) -> None:
+    """It is isolated, counted, and tried again later, each time after a longer while."""
+    party = venue.party(shard=SHARD)
+    poison = (await party.create("A-1")).reservation
+    good = (await party.create("A-2")).reservation
+    broken = reservation_to_item(poison) | {"seats": {"S": "not a list"}}
+    await venue.put(venue.tables.reservations, broken)
+    party.clock.advance(HOLD_MS)
+    expiry = await look_and_settle(party)
+    assert (await party.get(good.id)).status is Status.EXPIRED
+    assert expiry.failed == 1
+    for look, failed in enumerate((1, 2, 2, 3)):
+        party.clock.advance(0 if look == 0 else 1_000)
+        await expiry.look_ahead(SHARD)
+        assert expiry.failed == failed
+
+
+async def test_nothing_is_settled_on_a_shard_that_was_lost_meanwhile(venue: Venue) -> None:
+    party = venue.party(shard=SHARD)
+    held = (await party.create("A-1")).reservation
+    party.clock.advance(HOLD_MS)
+    await look_and_settle(party, may_work_on=lambda shard: False)
+    assert (await _stored(venue, held)).status is Status.HOLD
+
+
+async def test_a_clock_that_is_not_trusted_settles_nothing(venue: Venue) -> None:
+    clock = SettableClock(NOW)
+    party = venue.party(clock=clock, shard=SHARD)
+    held = (await party.create("A-1")).reservation
+    wrong = venue.party(clock=SettableClock(NOW + 3_600_000, trusted=False), shard=SHARD)
+    await look_and_settle(wrong)
+    with pytest.raises(ServiceUnavailable):
+        await wrong.service.expire(held, soon())
+    assert (await _stored(venue, held)).status is Status.HOLD
+    assert (await party.confirm(held.id)).reservation.status is Status.CONFIRMED
+
+
+async def test_with_the_expirer_dead_past_holds_are_refused_and_their_seats_sold(venue: Venue) -> None:
+    party = venue.party(shard=SHARD)
+    held = (await party.create("A-1")).reservation
+    party.clock.advance(HOLD_MS)
+    with pytest.raises(ReservationExpired):
+        await party.confirm(held.id)
+    await party.create("A-1", user="user_2")
+    assert (await party.get(held.id)).status is Status.EXPIRED
+    with pytest.raises(SeatUnavailable):
+        await party.create("A-1", user="user_3")
+
+
+async def test_more_holds_than_a_page_are_all_seen_in_one_look(venue: Venue) -> None:
+    party = venue.party(shard=SHARD)
+    held = (await party.create("A-1")).reservation
+    for number in range(120):
+        copy = replace(held, id=f"rsv_{number:032x}", hold_expires_at=held.hold_expires_at + number)
+        await venue.put(venue.tables.reservations, reservation_to_item(copy))
+    seen: list[Reservation] = []
+    page: object | None = None
+    while True:
+        found = await party.service.due(SHARD, held.hold_expires_at + 1_000, page, soon())
+        seen += found.holds
+        if (page := found.next) is None:
+            break
+    assert len({each.id for each in seen}) == 121
+
+
+async def _stored(venue: Venue, held: Reservation) -> Reservation:
+    found = await venue.party().store.find(held.id, soon())
+    assert found is not None
+    return found

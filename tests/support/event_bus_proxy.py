@@ -1,0 +1,203 @@
+"""An EventBridge endpoint that fails as a test tells it to, and remembers in which order it accepted what.
+
+With an upstream, what it accepts goes on to the EventBridge there; without, it answers alone.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import Any, Self
+
+import orjson
+
+from tests.support import faults
+from tests.support.faults import Fault, error_body
+from tests.support.http_exchange import Message, Upstream, hang_up, read_message
+
+Entry = dict[str, Any]
+"""An entry of PutEvents as it was sent."""
+
+FOR_EVER = 1_000_000_000
+
+_PASSING_CODES = ("InternalFailure", "ThrottlingException")
+_PASSING_FAULTS = (
+    faults.Throttle,
+    lambda: faults.RejectBefore("ServiceUnavailable", 503),
+    faults.LoseRequest,
+    faults.LoseReply,
+)
+
+
+@dataclass(slots=True)
+class _CallScript:
+    matcher: Callable[[list[Entry]], bool]
+    fault: Fault
+    times: int
+
+
+@dataclass(slots=True)
+class _EntryScript:
+    matcher: Callable[[Entry], bool]
+    code: str
+    message: str
+    times: int
+
+
+class EventBusProxy:
+    """The endpoint on `url`, inside `async with`.
+
+    `entry_failures` is the probability that an entry is not accepted for a passing reason, `call_failures` the one that
+    a call fails as a whole: throttled, answered 503, or lost on its way or on its way back. While `down`, every
+    connection ends without a reply. Alone it has the buses in `buses`.
+
+    Leaving the block raises what a connection died of, and an AssertionError for a script that did not happen as many
+    times as it should.
+    """
+
+    def __init__(
+        self,
+        upstream_url: str = "",
+        *,
+        entry_failures: float = 0.0,
+        call_failures: float = 0.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.url = ""
+        self.down = False
+        self.buses = {"bus"}
+        self.accepted: list[Entry] = []
+        """In the order in which they were accepted."""
+        self.calls: list[list[Entry]] = []
+        """The entries of every PutEvents that arrived, whatever became of it."""
+        self._upstream = Upstream(upstream_url) if upstream_url else None
+        self._entry_failures = entry_failures
+        self._call_failures = call_failures
+        self._rng = rng or random.Random(0)
+        self._call_scripts: list[_CallScript] = []
+        self._entry_scripts: list[_EntryScript] = []
+        self._connections: list[asyncio.Task[None]] = []
+        self._news = asyncio.Event()
+
+    def fail_calls(self, fault: Fault, *, times: int = 1, having: Callable[[Entry], bool] = lambda entry: True) -> None:
+        """`fault` befalls the next calls with such an entry; earlier scripts come first."""
+        self._call_scripts.append(_CallScript(lambda entries: any(map(having, entries)), fault, times))
+
+    def fail_entries(
+        self, code: str, message: str = "", *, times: int = 1, having: Callable[[Entry], bool] = lambda entry: True
+    ) -> None:
+        """The next such entries are not accepted; the others of their calls are."""
+        self._entry_scripts.append(_EntryScript(having, code, message, times))
+
+    async def until_accepted(self, count: int) -> None:
+        """Waits until so many entries were accepted in all."""
+        while len(self.accepted) < count:
+            self._news.clear()
+            await self._news.wait()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, backlog=1024)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, _type: object, raised: BaseException | None, _traceback: object) -> None:
+        self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+        ends = await asyncio.gather(*self._connections, return_exceptions=True)
+        if self._upstream is not None:
+            await self._upstream.close()
+        failures = [end for end in ends if isinstance(end, Exception)]
+        if raised is None and failures:
+            raise failures[0]
+        scripts: list[_CallScript | _EntryScript] = [*self._call_scripts, *self._entry_scripts]
+        unfired = [script for script in scripts if 0 < script.times < FOR_EVER / 2]
+        assert raised or not unfired, f"did not happen: {unfired}"
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.append(asyncio.get_running_loop().create_task(self._serve(reader, writer)))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while (reply := await self._reply(await read_message(reader))) is not None:
+                writer.write(reply.encode())
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return  # the caller has gone
+        finally:
+            await hang_up(writer)
+
+    async def _reply(self, message: Message) -> Message | None:
+        """None: the connection ends without a reply."""
+        operation = message.headers[b"x-amz-target"].decode().rpartition(".")[2]
+        params = orjson.loads(message.body)
+        if operation != "PutEvents":
+            return await self._other(operation, params, message)
+        entries: list[Entry] = params["Entries"]
+        self.calls.append(entries)
+        if self.down:
+            return None
+        fault = self._fault_of(entries)
+        match fault:
+            case faults.Answer():
+                return _answer(fault.status, fault.body)
+            case faults.RejectBefore():
+                return _answer(fault.status, error_body(fault.code, fault.message))
+            case faults.LoseRequest():
+                return None
+            case faults.Hold():
+                await fault.wait()
+        reply = await self._put(entries, message)
+        if isinstance(fault, faults.HoldReply):
+            await fault.wait()
+        return None if isinstance(fault, faults.LoseReply) else reply
+
+    def _fault_of(self, entries: list[Entry]) -> Fault | None:
+        for script in self._call_scripts:
+            if script.times and script.matcher(entries):
+                script.times -= 1
+                return script.fault
+        return self._rng.choice(_PASSING_FAULTS)() if self._rng.random() < self._call_failures else None
+
+    async def _put(self, entries: list[Entry], message: Message) -> Message:
+        errors = [self._error_of(entry) for entry in entries]
+        good = [entry for entry, error in zip(entries, errors, strict=True) if error is None]
+        results = iter(await self._publish(good, message))
+        answers = [error or next(results) for error in errors]
+        failed = sum(error is not None for error in errors)
+        return _answer(200, orjson.dumps({"FailedEntryCount": failed, "Entries": answers}))
+
+    def _error_of(self, entry: Entry) -> dict[str, str] | None:
+        for script in self._entry_scripts:
+            if script.times and script.matcher(entry):
+                script.times -= 1
+                return {"ErrorCode": script.code, "ErrorMessage": script.message}
+        if self._rng.random() < self._entry_failures:
+            return {"ErrorCode": self._rng.choice(_PASSING_CODES), "ErrorMessage": "try again"}
+        return None
+
+    async def _publish(self, entries: list[Entry], message: Message) -> list[dict[str, str]]:
+        self.accepted += entries
+        self._news.set()
+        if self._upstream is None or not entries:
+            return [{"EventId": f"event-{number}"} for number, _ in enumerate(entries)]
+        reply = await self._upstream.exchange(replace(message, body=orjson.dumps({"Entries": entries})))
+        answer: dict[str, Any] = orjson.loads(reply.body)
+        assert answer["FailedEntryCount"] == 0, answer
+        return list(answer["Entries"])
+
+    async def _other(self, operation: str, params: dict[str, Any], message: Message) -> Message | None:
+        if self.down:
+            return None
+        if self._upstream is not None:
+            return await self._upstream.exchange(message)
+        assert operation == "DescribeEventBus", operation
+        if params["Name"] not in self.buses:
+            return _answer(400, error_body("ResourceNotFoundException", f"Event bus {params['Name']} does not exist."))
+        return _answer(200, orjson.dumps({"Name": params["Name"]}))
+
+
+def _answer(status: int, body: bytes) -> Message:
+    start = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()
+    return Message(start, body, {b"content-type": b"application/x-amz-json-1.1", b"x-amzn-requestid": b"EVENTBUSPROXY"})
