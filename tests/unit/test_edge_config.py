@@ -1,0 +1,153 @@
+"""Envoy's file for given settings: the committed one is the rendering of the defaults."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reservation.edge import EdgeConfig, binary, directory, fill, local_url, render
+from tests.support.edge import REPOSITORY
+
+ELSEWHERE = EdgeConfig(
+    bind_host="0.0.0.0",  # noqa: S104
+    port=9010,
+    grpc_host="service.internal",
+    grpc_ports=(9011, 9012, 9013),
+    admin_port=0,
+)
+
+
+def test_the_defaults_render_the_committed_file_byte_for_byte() -> None:
+    assert render(EdgeConfig()).encode() == (directory() / "envoy.yaml").read_bytes()
+
+
+def test_settings_land_where_they_belong_and_nowhere_else() -> None:
+    config = yaml.safe_load(render(ELSEWHERE))
+    assert _address(config["static_resources"]["listeners"][0]) == ("0.0.0.0", 9010)  # noqa: S104
+    assert _address(config["admin"]) == ("127.0.0.1", 0)
+    clusters = {cluster["name"]: cluster for cluster in config["static_resources"]["clusters"]}
+    assert sorted(clusters) == ["grpc_upstream", "grpc_watch"]
+    for cluster in clusters.values():
+        (locality,) = cluster["load_assignment"]["endpoints"]
+        endpoints = [_address(each["endpoint"]) for each in locality["lb_endpoints"]]
+        assert endpoints == [("service.internal", port) for port in (9011, 9012, 9013)]
+    changed = set(render(ELSEWHERE).splitlines()) - set(render(EdgeConfig()).splitlines())
+    assert len(changed) == 4
+
+
+def test_a_host_is_quoted_so_it_cannot_become_more_than_a_value() -> None:
+    strange = 'a": b} # c'
+    config = yaml.safe_load(render(EdgeConfig(bind_host=strange, grpc_host=strange)))
+    assert _address(config["static_resources"]["listeners"][0]) == (strange, 8010)
+    (locality,) = config["static_resources"]["clusters"][0]["load_assignment"]["endpoints"]
+    assert [_address(each["endpoint"]) for each in locality["lb_endpoints"]] == [(strange, 8011)]
+
+
+def test_a_marked_line_keeps_its_indent_anchor_and_marker() -> None:
+    template = "a:\n  - list: &it [1]  # ONE_THING\n  other: x  # a remark, not a marker\n"
+    assert fill(template, {"ONE_THING": "[2, 3]"}) == template.replace("[1]", "[2, 3]")
+
+
+def test_an_unknown_marker_is_an_error() -> None:
+    with pytest.raises(ValueError, match="SERVER_PROT, which is no setting"):
+        fill("port_value: 8010  # SERVER_PROT\n", {"SERVER_PORT": "8010"})
+
+
+def test_a_setting_that_marks_no_line_is_an_error() -> None:
+    with pytest.raises(ValueError, match="marks no line with BIND_HOST"):
+        fill("port_value: 8010  # SERVER_PORT\n", {"SERVER_PORT": "8010", "BIND_HOST": '"::"'})
+
+
+@pytest.mark.parametrize("config", [EdgeConfig(), ELSEWHERE], ids=["defaults", "three ports"])
+def test_envoy_accepts_the_rendering(config: EdgeConfig, tmp_path: Path) -> None:
+    file = tmp_path / "envoy.yaml"
+    file.write_text(render(config))
+    checked = _validate(file)
+    assert checked.returncode == 0, checked.stderr[:500]
+
+
+def test_envoy_refuses_a_field_that_does_not_exist(tmp_path: Path) -> None:
+    file = tmp_path / "envoy.yaml"
+    file.write_text(render(EdgeConfig()).replace("request_timeout:", "request_time_out:"))
+    assert _validate(file).returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8010"),
+        ("0.0.0.0", "http://127.0.0.1:8010"),  # noqa: S104
+        ("::", "http://[::1]:8010"),
+        ("::1", "http://[::1]:8010"),
+    ],
+)
+def test_a_listener_on_every_address_is_reached_by_loopback(address: str, url: str) -> None:
+    assert local_url(address, 8010) == url
+
+
+def test_an_installed_package_uses_the_files_that_it_carries(tmp_path: Path) -> None:
+    """A wheel has envoy/ inside the package, a checkout beside it."""
+    package = tmp_path / "reservation"
+    shutil.copytree(directory(), package / "envoy")
+    for name in ("__init__.py", "edge.py"):
+        shutil.copy(REPOSITORY / "reservation" / name, package)
+    program = "from reservation.edge import *; print(directory(), len(render(EdgeConfig())))"
+    environment = {"PYTHONPATH": str(tmp_path)}
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == [str(package / "envoy"), str(len(render(EdgeConfig())))]
+    assert directory() == REPOSITORY / "envoy"
+
+
+def test_no_stream_shares_a_cluster_with_the_sale() -> None:
+    """A watch or an open reflection call may fill its own circuit breaker, never the one that sales pass."""
+    config = yaml.safe_load(render(EdgeConfig()))
+    streams = {
+        "/v1/reservations/[^/]+/watch",
+        "/com.traffic_tacos.reservation.v1.ReservationService/WatchReservation",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.",
+    }
+    on_watch = {
+        _path(each["match"]): each["route"] for each in _routes(config) if each["route"]["cluster"] == "grpc_watch"
+    }
+    assert on_watch.keys() == streams
+    assert {route["timeout"] for route in on_watch.values()} == {"0s"}
+
+
+def test_every_rest_route_limits_its_body_and_drops_what_the_transcoder_cannot_read() -> None:
+    """Both are properties of a route, so a new one can miss them."""
+    for route in _routes(yaml.safe_load(render(EdgeConfig()))):
+        filters = route.get("typed_per_filter_config", {})
+        rest = _path(route["match"]).startswith(("/v1/", "/health", "/actuator/"))
+        assert ("envoy.filters.http.buffer" in filters) == rest
+        assert ("envoy.filters.http.header_mutation" in filters) == rest
+
+
+def _validate(file: Path) -> subprocess.CompletedProcess[str]:
+    command = [binary(), "--mode", "validate", "--log-level", "warning", "--config-path", str(file)]
+    return subprocess.run(command, cwd=directory(), capture_output=True, text=True, timeout=30)
+
+
+def _address(holder: Any) -> tuple[str, int]:
+    socket_address = holder["address"]["socket_address"]
+    return socket_address["address"], socket_address["port_value"]
+
+
+def _routes(config: Any) -> Iterator[Any]:
+    (chain,) = config["static_resources"]["listeners"][0]["filter_chains"]
+    (manager,) = chain["filters"]
+    (host,) = manager["typed_config"]["route_config"]["virtual_hosts"]
+    yield from host["routes"]
+
+
+def _path(match: Any) -> str:
+    path = match.get("path") or match.get("prefix") or match["safe_regex"]["regex"]
+    assert isinstance(path, str)
+    return path
