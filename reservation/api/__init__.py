@@ -1,0 +1,1 @@
+"""The gRPC edge: bytes to commands, answers and refusals to bytes."""

@@ -1,0 +1,139 @@
+"""Between the protocol's messages and the domain."""
+
+from datetime import UTC, datetime, timedelta
+
+from reservation.api.call import Call
+from reservation.domain.commands import Cancel, Confirm, Create
+from reservation.domain.model import Metadata, Money, Reservation, Seat, SeatStatus
+from reservation.gen.com.traffic_tacos.reservation import v1 as messages
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_SEAT_STATUS = {status: messages.SeatStatus[status.value] for status in SeatStatus}
+
+
+def create_command(request: messages.CreateReservationRequest, call: Call, key: str) -> Create:
+    return Create(
+        event_id=request.event_id,
+        seat_ids=tuple(request.seat_ids),
+        user_id=call.user(request.user_id),
+        reservation_token=request.reservation_token,
+        idempotency_key=key,
+        metadata=_metadata(request.metadata) if request.metadata is not None else None,
+        traceparent=call.traceparent,
+    )
+
+
+def confirm_command(request: messages.ConfirmReservationRequest, call: Call, key: str) -> Confirm:
+    return Confirm(
+        reservation_id=request.reservation_id,
+        payment_intent_id=request.payment_intent_id,
+        owner=call.owner(request.user_id),
+        idempotency_key=key,
+        traceparent=call.traceparent,
+    )
+
+
+def cancel_command(request: messages.CancelReservationRequest, call: Call, key: str) -> Cancel:
+    return Cancel(
+        reservation_id=request.reservation_id,
+        reason=request.reason,
+        owner=call.owner(request.user_id),
+        idempotency_key=key,
+        traceparent=call.traceparent,
+    )
+
+
+def created(reservation: Reservation) -> messages.CreateReservationResponse:
+    return messages.CreateReservationResponse(
+        reservation_id=reservation.id,
+        status=_status(reservation),
+        hold_expires_at=_time(reservation.hold_expires_at),
+        reserved_seats=_seats(reservation, SeatStatus.HELD),
+        total_amount=_money(reservation.total),
+        message="Reservation created successfully",
+        seat_ids=list(reservation.seat_ids),
+    )
+
+
+def confirmed(reservation: Reservation) -> messages.ConfirmReservationResponse:
+    return messages.ConfirmReservationResponse(
+        order_id=reservation.order_id,
+        status=_status(reservation),
+        confirmed_at=_time(reservation.updated_at),
+        confirmed_seats=_seats(reservation, SeatStatus.SOLD),
+        reservation_id=reservation.id,
+        message="Reservation confirmed successfully",
+        total_amount=_money(reservation.total),
+    )
+
+
+def cancelled(reservation: Reservation) -> messages.CancelReservationResponse:
+    return messages.CancelReservationResponse(
+        status=_status(reservation),
+        cancelled_at=_time(reservation.updated_at),
+        released_seats=_seats(reservation, SeatStatus.AVAILABLE),
+        reservation_id=reservation.id,
+        message="Reservation cancelled successfully",
+    )
+
+
+def reservation_body(reservation: Reservation) -> messages.GetReservationResponse:
+    return messages.GetReservationResponse(
+        reservation_id=reservation.id,
+        event_id=reservation.event_id,
+        user_id=reservation.user_id,
+        status=_status(reservation),
+        seats=_seats(reservation, reservation.seat_status),
+        quantity=len(reservation.seats),
+        total_amount=_money(reservation.total),
+        created_at=_time(reservation.created_at),
+        updated_at=_time(reservation.updated_at),
+        hold_expires_at=_time(reservation.hold_expires_at),
+        payment_intent_id=reservation.payment_intent_id,
+        order_id=reservation.order_id,
+        metadata=_metadata_message(reservation.metadata) if reservation.metadata is not None else None,
+        seat_ids=list(reservation.seat_ids),
+    )
+
+
+def _status(reservation: Reservation) -> messages.ReservationStatus:
+    return messages.ReservationStatus[reservation.status.value]
+
+
+def _seats(reservation: Reservation, status: SeatStatus | None) -> list[messages.Seat]:
+    told = _SEAT_STATUS[status] if status else messages.SeatStatus.STATUS_UNSPECIFIED
+    return [_seat(seat, told) for seat in reservation.seats]
+
+
+def _seat(seat: Seat, status: messages.SeatStatus) -> messages.Seat:
+    return messages.Seat(
+        id=seat.id, section=seat.section, row=seat.row, number=seat.number, price=_money(seat.price), status=status
+    )
+
+
+def _money(money: Money | None) -> messages.Money | None:
+    return messages.Money(amount=money.amount, currency=money.currency) if money is not None else None
+
+
+def _time(milliseconds: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def _metadata(message: messages.ReservationMetadata) -> Metadata:
+    return Metadata(
+        source=message.source,
+        user_agent=message.user_agent,
+        ip_address=message.ip_address,
+        session_id=message.session_id,
+        tags=dict(message.tags),
+    )
+
+
+def _metadata_message(metadata: Metadata) -> messages.ReservationMetadata:
+    return messages.ReservationMetadata(
+        source=metadata.source,
+        user_agent=metadata.user_agent,
+        ip_address=metadata.ip_address,
+        session_id=metadata.session_id,
+        tags=dict(metadata.tags),
+    )

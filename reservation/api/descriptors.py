@@ -1,0 +1,90 @@
+"""The protocol as descriptors: what reflection answers from, and a strict parser for requests.
+
+betterproto2 takes a value of the wrong wire type for the field's value (a number where a string belongs). So requests
+are parsed by protobuf's own C implementation, to which such a field is unknown, over the same descriptor set that Envoy
+uses, and then handed on as betterproto2 messages.
+"""
+
+from collections.abc import Callable
+from datetime import UTC
+from functools import cache
+from typing import Any, TypeVar
+
+import betterproto2
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError
+
+from reservation import edge
+from reservation.domain.errors import FieldViolation, InvalidRequest
+from reservation.gen.com.traffic_tacos.reservation import v1 as messages
+from reservation.gen.message_pool import default_message_pool
+
+PACKAGE = "com.traffic_tacos.reservation.v1"
+
+M = TypeVar("M", bound=betterproto2.Message)
+
+
+class Undecodable(InvalidRequest):
+    """The bytes are not a message of the expected type."""
+
+    def __init__(self) -> None:
+        super().__init__([FieldViolation("", "the message cannot be decoded")])
+
+
+@cache
+def pool() -> descriptor_pool.DescriptorPool:
+    """The committed descriptor set, loaded once."""
+    files = descriptor_pb2.FileDescriptorSet.FromString((edge.directory() / "descriptors.binpb").read_bytes())
+    loaded = descriptor_pool.DescriptorPool()
+    for file in files.file:  # in order of dependency, as buf writes them
+        loaded.Add(file)
+    return loaded
+
+
+def decoder(message_class: type[M]) -> Callable[[bytes], M]:
+    """A function from bytes to `message_class`, one of this package's messages. It raises Undecodable."""
+    descriptor = pool().FindMessageTypeByName(f"{PACKAGE}.{message_class.__name__}")
+    parse = message_factory.GetMessageClass(descriptor).FromString
+    convert = _converter(descriptor)
+
+    def decode(raw: bytes) -> M:
+        try:
+            message: M = convert(parse(raw))
+        except (DecodeError, OverflowError, ValueError) as error:  # the last two: a timestamp that is no time
+            raise Undecodable from error
+        return message
+
+    return decode
+
+
+def _converter(descriptor: Descriptor) -> Callable[[Any], Any]:
+    """From a parsed protobuf message to betterproto2's, field by field; only what is set is copied."""
+    if descriptor.full_name == "google.protobuf.Timestamp":
+        return lambda parsed: parsed.ToDatetime(tzinfo=UTC)
+    message_class = default_message_pool.url_to_type[f"type.googleapis.com/{descriptor.full_name}"]
+    converters = {field.name: _field_converter(field) for field in descriptor.fields}
+
+    def convert(parsed: Any) -> Any:
+        return message_class(**{field.name: converters[field.name](value) for field, value in parsed.ListFields()})
+
+    return convert
+
+
+def _field_converter(field: FieldDescriptor) -> Callable[[Any], Any]:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return dict
+    one = _value_converter(field)
+    if field.is_repeated:
+        return lambda values: [one(value) for value in values]
+    return one
+
+
+def _value_converter(field: FieldDescriptor) -> Callable[[Any], Any]:
+    if field.message_type is not None:
+        return _converter(field.message_type)
+    if field.enum_type is not None:
+        name = field.enum_type.full_name.removeprefix(f"{PACKAGE}.").replace(".", "")
+        enum_class: Callable[[Any], Any] = getattr(messages, name)
+        return enum_class
+    return lambda value: value

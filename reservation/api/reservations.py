@@ -1,0 +1,77 @@
+"""ReservationService."""
+
+import grpc
+
+from reservation.api import convert, validation
+from reservation.api.call import Call
+from reservation.api.registration import Answer, Method, service
+from reservation.domain.errors import NotImplementedYet
+from reservation.gen.com.traffic_tacos.reservation import v1 as messages
+from reservation.ports import Recorded
+from reservation.service import Reservations
+
+_REPLAYED = (("idempotent-replayed", "true"),)
+
+
+class ReservationHandlers:
+    """One method an rpc: validate, one use case, convert."""
+
+    def __init__(self, reservations: Reservations, *, max_seats: int) -> None:
+        self._reservations = reservations
+        self._max_seats = max_seats
+
+    async def create(self, request: messages.CreateReservationRequest, call: Call) -> Answer:
+        validation.create(request, max_seats=self._max_seats)
+        key = _key(call, request.idempotency_key, required_at_edge=True)
+        recorded = await self._reservations.create(convert.create_command(request, call, key), call.until)
+        return Answer(convert.created(recorded.reservation), call.created_headers + _headers(recorded))
+
+    async def get(self, request: messages.GetReservationRequest, call: Call) -> Answer:
+        validation.get(request)
+        found = await self._reservations.get(request.reservation_id, call.owner(request.user_id), call.until)
+        return Answer(convert.reservation_body(found))
+
+    async def confirm(self, request: messages.ConfirmReservationRequest, call: Call) -> Answer:
+        validation.confirm(request)
+        key = _key(call, request.idempotency_key)
+        recorded = await self._reservations.confirm(convert.confirm_command(request, call, key), call.until)
+        return Answer(convert.confirmed(recorded.reservation), _headers(recorded))
+
+    async def cancel(self, request: messages.CancelReservationRequest, call: Call) -> Answer:
+        validation.cancel(request)
+        key = _key(call, request.idempotency_key)
+        recorded = await self._reservations.cancel(convert.cancel_command(request, call, key), call.until)
+        return Answer(convert.cancelled(recorded.reservation), _headers(recorded))
+
+    async def list(self, request: messages.ListReservationsRequest, call: Call) -> Answer:
+        validation.list_(request)
+        return await unimplemented(request, call)
+
+
+async def unimplemented(_request: object, _call: Call) -> Answer:
+    raise NotImplementedYet
+
+
+def reservation_service(handlers: ReservationHandlers) -> grpc.GenericRpcHandler:
+    return service(
+        "ReservationService",
+        [
+            Method("CreateReservation", messages.CreateReservationRequest, handlers.create),
+            Method("GetReservation", messages.GetReservationRequest, handlers.get),
+            Method("ConfirmReservation", messages.ConfirmReservationRequest, handlers.confirm),
+            Method("CancelReservation", messages.CancelReservationRequest, handlers.cancel),
+            Method("ExtendHold", messages.ExtendHoldRequest, unimplemented),
+            Method("ListReservations", messages.ListReservationsRequest, handlers.list),
+            Method("WatchReservation", messages.WatchReservationRequest, unimplemented, streams=True),
+        ],
+    )
+
+
+def _key(call: Call, from_message: str, *, required_at_edge: bool = False) -> str:
+    key = call.key(from_message, required_at_edge=required_at_edge)
+    validation.key(key)
+    return key
+
+
+def _headers(recorded: Recorded) -> tuple[tuple[str, str], ...]:
+    return _REPLAYED if recorded.replayed else ()

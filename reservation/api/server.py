@@ -1,0 +1,110 @@
+"""The gRPC server: our services, health and reflection on one port."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pb2
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+
+from reservation.api.descriptors import PACKAGE, pool
+
+MAX_MESSAGE_BYTES = 64 * 1024
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Health:
+    """grpc.health.v1. "liveness": this process runs its event loop. "readiness", and "" for clients that ask for no
+    name: it can serve. Readiness is down until the first `ready(True)`."""
+
+    def __init__(self) -> None:
+        self.servicer: Any = HealthServicer()
+        self._leaving = False
+
+    async def start(self) -> None:
+        await self.servicer.set("liveness", SERVING)
+        await self.ready(False)
+
+    async def ready(self, ready: bool) -> None:
+        for name in ("", "readiness"):
+            await self.servicer.set(name, SERVING if ready and not self._leaving else NOT_SERVING)
+
+    async def leave(self) -> None:
+        """Not ready for good; alive while it drains, so that nobody kills it for it."""
+        self._leaving = True
+        await self.ready(False)
+
+
+class Strict:
+    """Registers services that grpcio brings along. By itself it would answer bytes that are no message with UNKNOWN and
+    its parser's words."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, _handlers: object) -> None:
+        """The same handlers come by name."""
+
+    def add_registered_method_handlers(self, name: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
+        strict = {method: _strict(handler) for method, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, strict),))
+
+
+def _strict(handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+    parse = handler.request_deserializer
+
+    async def parsed(raw: bytes, context: Any) -> Any:
+        try:
+            return parse(raw)
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "bad request: the message cannot be decoded")
+
+    if handler.request_streaming:
+
+        async def stream(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+            async for answer in handler.stream_stream(_each(requests, parsed, context), context):
+                yield answer
+
+        return grpc.stream_stream_rpc_method_handler(stream, None, handler.response_serializer)
+
+    async def one(raw: bytes, context: Any) -> Any:
+        behavior = handler.unary_stream or handler.unary_unary
+        return await behavior(await parsed(raw, context), context)
+
+    register = (
+        grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
+    )
+    return register(one, None, handler.response_serializer)
+
+
+async def _each(requests: AsyncIterator[bytes], parsed: Any, context: Any) -> AsyncIterator[Any]:
+    async for raw in requests:
+        yield await parsed(raw, context)
+
+
+def build(services: Iterable[grpc.GenericRpcHandler], health: Health) -> grpc.aio.Server:
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            # Two processes on one port would share its connections unevenly and unseen; let the second one fail.
+            ("grpc.so_reuseport", 0),
+        ]
+    )
+    server.add_generic_rpc_handlers(tuple(services))
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, Strict(server))
+    names = (
+        f"{PACKAGE}.ReservationService",
+        f"{PACKAGE}.InventoryService",
+        "grpc.health.v1.Health",
+        reflection.SERVICE_NAME,
+    )
+    reflected = pool()
+    reflected.Add(descriptor_pb2.FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb))
+    reflecting = reflection.aio.ReflectionServicer(names, pool=reflected)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, Strict(server))
+    return server

@@ -1,0 +1,218 @@
+"""The service's life: its start and what stops it, health while the world around it changes, deadlines, and its end."""
+
+import asyncio
+import socket
+import time
+from contextlib import AsyncExitStack
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.testing import capture_logs
+
+from reservation import ministack
+from reservation.api.call import Call
+from reservation.api.registration import Answer, Method
+from reservation.api.server import Health
+from reservation.app import StartError
+from reservation.gen.com.traffic_tacos.reservation import v1 as messages
+from tests.support.conflict_proxy import ConflictProxy
+from tests.support.faults import HoldOngoing, HoldReply, Request
+from tests.support.system import (
+    becomes,
+    call,
+    create_request,
+    frozen,
+    make_tables,
+    own_settings,
+    refusal,
+    selling,
+    serving,
+    serving_only,
+    watch_health,
+)
+
+AN_HOUR = 3_600_000
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_a_port_in_use_stops_the_start_and_is_named(ministack_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(StartError, match=rf"127\.0\.0\.1:{port} .*GRPC_SERVER_PORT"):
+            async with serving(own_settings(ministack_url, grpc_server_port=port)):
+                pytest.fail("it listens on another's port")
+
+
+async def test_two_services_never_share_a_port(ministack_url: str) -> None:
+    async with serving(own_settings(ministack_url)) as system:
+        port = int(system.address.rpartition(":")[2])
+        with pytest.raises(StartError):
+            async with serving(own_settings(ministack_url, grpc_server_port=port)):
+                pytest.fail("two services listen on one port")
+
+
+# Health
+
+
+async def test_readiness_waits_for_the_tables_and_falls_when_the_store_freezes_while_liveness_stays() -> None:
+    async with ministack.running() as store:
+        settings = own_settings(store.url)
+        async with serving(settings) as system:
+            readiness = watch_health(system.channel, "readiness")
+            assert await _health_of(system.channel, "readiness") == NOT_SERVING
+            assert await _health_of(system.channel, "liveness") == SERVING
+            await make_tables(settings)
+            await becomes(readiness, SERVING)
+            assert await _health_of(system.channel, "") == SERVING
+            with frozen(store.url):
+                async with asyncio.timeout(5):
+                    await becomes(readiness, NOT_SERVING)
+                assert await _health_of(system.channel, "") == NOT_SERVING
+                assert await _health_of(system.channel, "liveness") == SERVING
+            await becomes(readiness, SERVING)
+            readiness.cancel()
+
+
+async def test_readiness_falls_when_the_store_ends() -> None:
+    async with ministack.running() as store:
+        settings = own_settings(store.url)
+        await make_tables(settings)
+        async with serving(settings) as system:
+            readiness = watch_health(system.channel, "readiness")
+            await becomes(readiness, SERVING)
+            await asyncio.to_thread(store.stop)
+            async with asyncio.timeout(5):
+                await becomes(readiness, NOT_SERVING)
+            readiness.cancel()
+
+
+@pytest.mark.parametrize("offset", [AN_HOUR, -AN_HOUR])
+async def test_a_process_whose_clock_is_an_hour_off_is_not_ready_but_alive(ministack_url: str, offset: int) -> None:
+    settings = own_settings(ministack_url)
+    await make_tables(settings)
+    with capture_logs() as logged:
+        async with serving(settings, clock_offset=offset) as system:
+            async with asyncio.timeout(30):
+                while not (checks := [entry for entry in logged if entry["event"] == "readiness"]):
+                    assert await _health_of(system.channel, "readiness") == NOT_SERVING
+            assert await _health_of(system.channel, "readiness") == NOT_SERVING
+            assert await _health_of(system.channel, "liveness") == SERVING
+    assert "the clock is" in checks[0]["problem"]
+
+
+async def test_a_service_that_leaves_is_not_ready_but_alive_whatever_a_late_check_says() -> None:
+    health = Health()
+    await health.start()
+    await health.ready(True)
+    async with serving_only(health=health) as channel:
+        await health.leave()
+        await health.ready(True)
+        assert await _health_of(channel, "readiness") == NOT_SERVING
+        assert await _health_of(channel, "") == NOT_SERVING
+        assert await _health_of(channel, "liveness") == SERVING
+
+
+# Deadlines, and callers that leave
+
+
+@pytest.mark.parametrize(("patience", "at_most"), [(1.0, 1.0), (60.0, 2.5)])
+async def test_a_call_has_as_long_as_its_caller_waits_and_two_and_a_half_seconds_at_most(
+    patience: float, at_most: float
+) -> None:
+    left: list[float] = []
+
+    async def handler(_request: Any, call: Call) -> Answer:
+        left.append(call.until - time.monotonic())
+        return Answer(messages.GetReservationResponse())
+
+    async with serving_only(Method("GetReservation", messages.GetReservationRequest, handler)) as channel:
+        await call(channel, messages.GetReservationRequest(), timeout=patience)
+    assert 0 < left[0] <= at_most + 0.1, "gRPC rounds the time that is left up on its way"
+
+
+async def test_a_command_whose_caller_left_takes_effect_and_its_key_finds_out(ministack_url: str) -> None:
+    async with ConflictProxy(ministack_url) as proxy, selling(own_settings(proxy.url)) as system:
+        request = create_request(system.fresh_seats(), idempotency_key="k")
+        reply = HoldReply()
+        proxy.script(_is_transaction, reply)
+        abandoned = asyncio.create_task(call(system.channel, request))
+        await reply.reached.wait()
+        abandoned.cancel()
+        reply.event.set()
+        assert (await call(system.channel, request)).replayed
+
+
+# The end
+
+
+async def test_a_stop_refuses_what_is_new_and_finishes_what_is_under_way(ministack_url: str) -> None:
+    async with ConflictProxy(ministack_url) as proxy, AsyncExitStack() as stack:
+        system = await stack.enter_async_context(selling(own_settings(proxy.url)))
+        reply = HoldReply()
+        proxy.script(_is_transaction, reply)
+        async with grpc.aio.insecure_channel(system.address) as channel:
+            under_way = asyncio.create_task(call(channel, create_request(system.fresh_seats())))
+            await reply.reached.wait()
+            stop = asyncio.create_task(stack.aclose())
+            await _refuses(system.address)
+            reply.event.set()
+            assert (await under_way).message.status is messages.ReservationStatus.HOLD
+        await stop
+
+
+async def test_a_stop_under_load_answers_every_request_or_says_that_it_was_not_taken(ministack_url: str) -> None:
+    """gRPC cancels what arrives at the very moment of the stop, before a handler has seen it."""
+    settings = own_settings(ministack_url)
+    await make_tables(settings)
+    async with AsyncExitStack() as stack:
+        system = await stack.enter_async_context(serving(settings))
+        async with grpc.aio.insecure_channel(system.address) as channel:
+            callers = [asyncio.create_task(_calls_until_unavailable(channel)) for _ in range(16)]
+            await refusal(call(channel, messages.GetReservationRequest(reservation_id="rsv_nobody")))
+            await stack.aclose()
+            told = set().union(*await asyncio.gather(*callers))
+    assert told <= {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
+
+
+async def test_a_stop_waits_for_the_command_of_a_caller_that_left(ministack_url: str) -> None:
+    async with ConflictProxy(ministack_url) as proxy, AsyncExitStack() as stack:
+        system = await stack.enter_async_context(selling(own_settings(proxy.url)))
+        write = HoldOngoing()
+        proxy.script(_is_transaction, write)
+        abandoned = asyncio.create_task(call(system.channel, create_request(system.fresh_seats())))
+        await write.reached.wait()
+        abandoned.cancel()
+        stop = asyncio.create_task(stack.aclose())
+        await _refuses(system.address)
+        async with serving(system.settings):
+            pass  # a whole life of another service: long enough for this one to end, if nothing held it
+        assert not stop.done()
+        write.event.set()
+        await stop
+
+
+def _is_transaction(request: Request) -> bool:
+    return request.operation == "TransactWriteItems"
+
+
+async def _health_of(channel: grpc.aio.Channel, name: str) -> int:
+    answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
+    return int(answer.status)
+
+
+async def _calls_until_unavailable(channel: grpc.aio.Channel) -> set[grpc.StatusCode]:
+    """All that was answered."""
+    request = messages.GetReservationRequest(reservation_id="rsv_nobody")
+    told: set[grpc.StatusCode] = set()
+    while grpc.StatusCode.UNAVAILABLE not in told:
+        told.add((await refusal(call(channel, request))).status)
+    return told
+
+
+async def _refuses(address: str) -> None:
+    """Waits until a new caller is refused because nobody listens any more."""
+    async with asyncio.timeout(30), grpc.aio.insecure_channel(address) as channel:
+        await _calls_until_unavailable(channel)

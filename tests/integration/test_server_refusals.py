@@ -1,0 +1,343 @@
+"""Every way in which a native call fails: gRPC status, google.rpc details, neutral words, and nothing of the inside."""
+
+import asyncio
+import traceback
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from reservation import ministack
+from reservation.api.call import Call
+from reservation.api.registration import Answer, Handler, Method
+from reservation.api.server import MAX_MESSAGE_BYTES
+from reservation.domain.errors import ReservationError
+from reservation.gen.com.traffic_tacos.reservation import v1 as messages
+from tests.support.conflict_proxy import ConflictProxy
+from tests.support.faults import HoldOngoing, Request, Throttle
+from tests.support.system import (
+    ERROR_DOMAIN,
+    PACKAGE,
+    Refusal,
+    System,
+    call,
+    create_request,
+    frozen,
+    hold,
+    own_settings,
+    refusal,
+    refusal_of,
+    selling,
+    serving,
+    serving_only,
+)
+from tests.unit.examples import HOLD
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+AN_HOUR = 3_600_000
+SERVED = tuple(f"ReservationService/{verb}Reservation" for verb in ("Create", "Get", "Confirm", "Cancel"))
+UNSERVED = (
+    *("ReservationService/ExtendHold", "ReservationService/ListReservations"),
+    *("InventoryService/CheckAvailability", "InventoryService/ReserveSeat", "InventoryService/CommitReservation"),
+    *("InventoryService/ReleaseHold", "InventoryService/GetInventoryStatus", "InventoryService/ListSeats"),
+)
+UNSERVED_STREAM = "ReservationService/WatchReservation"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(ministack_url: str) -> AsyncIterator[System]:
+    async with selling(own_settings(ministack_url)) as system:
+        yield system
+
+
+async def test_an_invalid_request_names_every_field_at_once_and_repeats_no_value(system: System) -> None:
+    request = messages.CreateReservationRequest(
+        event_id="",
+        seat_ids=["A-1", "A-1", "secret\n"],
+        quantity=7,
+        user_id="secret" * 30,
+        metadata=messages.ReservationMetadata(source="secret\0", tags={"": "secret"}),
+    )
+    refused = await refusal(call(system.channel, request))
+    _check(refused, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    fields = {"event_id", "seat_ids", "seat_ids[2]", "quantity", "user_id", "metadata.source", "metadata.tags"}
+    assert set(refused.violations) == fields
+    assert all(field in refused.text for field in fields)
+    assert "secret" not in refused.text
+
+
+async def test_an_unknown_seat_is_an_invalid_request_that_names_its_position(system: System) -> None:
+    refused = await refusal(call(system.channel, create_request(["A-1", "Z-99", "Z-100"])))
+    _check(refused, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    assert refused.violations == ("seat_ids[1]", "seat_ids[2]")
+
+
+async def test_what_does_not_exist_is_not_found(system: System) -> None:
+    refused = await refusal(call(system.channel, create_request(["A-1"], event_id="evt_nowhere")))
+    _check(refused, grpc.StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
+    for request in (
+        messages.GetReservationRequest(reservation_id="rsv_nobody"),
+        messages.ConfirmReservationRequest(reservation_id="rsv_nobody", payment_intent_id="pay_1"),
+        messages.CancelReservationRequest(reservation_id="rsv_nobody"),
+    ):
+        refused = await refusal(call(system.channel, request))
+        _check(refused, grpc.StatusCode.NOT_FOUND, "RESERVATION_NOT_FOUND")
+
+
+async def test_the_taken_seat_among_the_wanted_is_named_and_the_free_one_stays_free(system: System) -> None:
+    taken, free = system.fresh_seats(2)
+    await hold(system.channel, [taken])
+    refused = await refusal(call(system.channel, create_request([taken, free])))
+    _check(refused, grpc.StatusCode.FAILED_PRECONDITION, "SEAT_UNAVAILABLE")
+    assert refused.facts == {"seat_ids": taken}
+    await hold(system.channel, [free])
+
+
+async def test_a_key_with_other_content_is_a_conflict(system: System) -> None:
+    await hold(system.channel, system.fresh_seats(), idempotency_key="reused")
+    refused = await refusal(call(system.channel, create_request(system.fresh_seats(), idempotency_key="reused")))
+    _check(refused, grpc.StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_CONFLICT")
+
+
+async def test_a_final_reservation_refuses_what_would_change_it(system: System) -> None:
+    confirmed, cancelled = [await hold(system.channel, system.fresh_seats()) for _ in range(2)]
+    pay = messages.ConfirmReservationRequest(payment_intent_id="pay_1")
+    pay_otherwise = messages.ConfirmReservationRequest(payment_intent_id="pay_2")
+    cancel = messages.CancelReservationRequest()
+    await call(system.channel, replace(pay, reservation_id=confirmed))
+    await call(system.channel, replace(cancel, reservation_id=cancelled))
+    requests: list[tuple[Any, str, str]] = [
+        (pay_otherwise, confirmed, "RESERVATION_ALREADY_CONFIRMED"),
+        (cancel, confirmed, "RESERVATION_ALREADY_CONFIRMED"),
+        (pay, cancelled, "RESERVATION_ALREADY_CANCELLED"),
+    ]
+    for request, reservation_id, reason in requests:
+        refused = await refusal(call(system.channel, replace(request, reservation_id=reservation_id)))
+        _check(refused, grpc.StatusCode.FAILED_PRECONDITION, reason)
+
+
+@pytest.mark.parametrize(
+    "request_of_held",
+    [messages.ConfirmReservationRequest(payment_intent_id="pay_late"), messages.CancelReservationRequest()],
+    ids=["confirm", "cancel"],
+)
+async def test_a_hold_past_its_time_reads_expired_and_refuses_payment_and_cancel(
+    system: System, request_of_held: Any
+) -> None:
+    stored = await system.store(HOLD)
+    read = messages.GetReservationRequest(reservation_id=stored.id)
+    assert (await call(system.channel, read)).message.status is messages.ReservationStatus.EXPIRED
+    refused = await refusal(call(system.channel, replace(request_of_held, reservation_id=stored.id)))
+    _check(refused, grpc.StatusCode.FAILED_PRECONDITION, "RESERVATION_EXPIRED")
+    assert (await call(system.channel, read)).message.status is messages.ReservationStatus.EXPIRED
+
+
+async def test_a_process_that_cannot_trust_its_clock_refuses_commands_and_reads_what_is_stored(system: System) -> None:
+    """To a clock that is an hour ahead every hold is over, which must not end one."""
+    seat_id, other = system.fresh_seats(2)
+    held = await hold(system.channel, [seat_id])
+    async with serving(system.settings, clock_offset=AN_HOUR) as wrong:
+        read = messages.GetReservationRequest(reservation_id=held)
+        assert (await call(wrong.channel, read)).message.status is messages.ReservationStatus.HOLD
+        for request in (
+            create_request([seat_id]),
+            create_request([other]),
+            messages.ConfirmReservationRequest(reservation_id=held, payment_intent_id="pay_1"),
+            messages.CancelReservationRequest(reservation_id=held),
+        ):
+            refused = await refusal(call(wrong.channel, request))
+            _check(refused, grpc.StatusCode.UNAVAILABLE, "SERVICE_UNAVAILABLE", retry_after=1.0)
+    assert (await call(system.channel, read)).message.status is messages.ReservationStatus.HOLD
+
+
+async def test_an_equal_request_still_undecided_when_the_time_is_up_is_in_progress_and_may_be_retried(
+    ministack_url: str,
+) -> None:
+    """The other one is in another process: equal requests of one process wait for each other.
+
+    A caller whose time ends in the middle of a try, and not between two, is told UPSTREAM_TIMEOUT, hence several.
+    """
+    async with ConflictProxy(ministack_url) as proxy:
+        settings = own_settings(proxy.url)
+        async with selling(settings) as first, serving(settings) as second:
+            requests = [create_request(first.fresh_seats(), idempotency_key=f"k{n}") for n in range(5)]
+            writes = [HoldOngoing() for _ in requests]
+            for write in writes:
+                proxy.script(lambda asked: asked.operation == "TransactWriteItems", write)
+            others = [asyncio.create_task(call(first.channel, request)) for request in requests]
+            await asyncio.gather(*(write.reached.wait() for write in writes))
+            refusals = await asyncio.gather(*(refusal(call(second.channel, request)) for request in requests))
+            for write in writes:
+                write.event.set()
+            await asyncio.gather(*others, return_exceptions=True)  # their own time is up as well
+            for request in requests:
+                assert (await call(second.channel, request)).replayed
+    in_progress = [refused for refused in refusals if refused.reason != "UPSTREAM_TIMEOUT"]
+    assert in_progress
+    for refused in in_progress:
+        _check(refused, grpc.StatusCode.ABORTED, "IDEMPOTENCY_IN_PROGRESS", retry_after=1.0)
+
+
+async def test_a_store_that_only_throttles_is_unavailable_and_may_be_retried(ministack_url: str) -> None:
+    async with ConflictProxy(ministack_url) as proxy, selling(own_settings(proxy.url)) as system:
+        for _ in range(5):  # as often as a read is tried
+            proxy.script(_reads_a_reservation, Throttle())
+        refused = await refusal(call(system.channel, messages.GetReservationRequest(reservation_id="rsv_1")))
+    _check(refused, grpc.StatusCode.UNAVAILABLE, "SERVICE_UNAVAILABLE", retry_after=1.0)
+
+
+def _reads_a_reservation(asked: Request) -> bool:
+    return asked.operation == "Query" and ":id" in asked.params["ExpressionAttributeValues"]
+
+
+async def test_a_command_that_a_frozen_store_swallowed_is_an_unknown_outcome() -> None:
+    """Its seat is known already, so all that was sent is the transaction, and nobody can say what became of it."""
+    async with ministack.running() as store, selling(own_settings(store.url)) as system:
+        (seat_id,) = system.fresh_seats()
+        held = await hold(system.channel, [seat_id])
+        await call(system.channel, messages.CancelReservationRequest(reservation_id=held))
+        with frozen(store.url):
+            refused = await refusal(call(system.channel, create_request([seat_id])))
+    _check(refused, grpc.StatusCode.DEADLINE_EXCEEDED, "UPSTREAM_TIMEOUT")
+
+
+async def test_a_read_that_a_frozen_store_swallowed_did_nothing_and_may_be_retried() -> None:
+    async with ministack.running() as store, selling(own_settings(store.url)) as system:
+        held = await hold(system.channel, system.fresh_seats())
+        with frozen(store.url):
+            refused = await refusal(call(system.channel, messages.GetReservationRequest(reservation_id=held)))
+    _check(refused, grpc.StatusCode.UNAVAILABLE, "SERVICE_UNAVAILABLE", retry_after=1.0)
+
+
+@pytest.mark.parametrize("method", [*UNSERVED, UNSERVED_STREAM])
+async def test_a_method_that_is_not_served_yet_says_so_in_the_common_form(system: System, method: str) -> None:
+    _check(await _refused_raw(system.channel, method, b""), grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
+
+
+async def test_seats_left_to_the_service_to_choose_are_not_served_yet(system: System) -> None:
+    refused = await refusal(call(system.channel, create_request([], quantity=2)))
+    _check(refused, grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
+
+
+# Hostile bytes
+
+_VALID = bytes(create_request(["A-1"], user_id="u", metadata=messages.ReservationMetadata(tags={"a": "b"})))
+_NEARLY_VALID = st.builds(
+    lambda start, length, junk: _VALID[:start] + junk + _VALID[start + length :],
+    st.integers(0, len(_VALID)),
+    st.integers(0, 8),
+    st.binary(max_size=8),
+)
+_OUR_WORDS = ("bad request: ", "Reservation not found", "Event not found", "Not implemented", "Seat conflict: ")
+
+
+@given(raw=st.binary(max_size=200) | _NEARLY_VALID)
+@settings(max_examples=60, deadline=None)
+async def test_whatever_bytes_come_to_whatever_method_a_refusal_is_in_our_own_words(system: System, raw: bytes) -> None:
+    methods = (*SERVED, *UNSERVED, UNSERVED_STREAM)
+    for refused in await asyncio.gather(*(_refused_or_not(system.channel, method, raw) for method in methods)):
+        if refused is not None:
+            assert refused.domain == ERROR_DOMAIN
+            assert refused.status not in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+            assert refused.text.startswith(_OUR_WORDS)
+
+
+@pytest.mark.parametrize("raw", [b"\xff", b"\x0a\x01\xff"], ids=["no message", "no UTF-8"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"),
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+async def test_undecodable_bytes_to_health_and_reflection_are_an_invalid_argument_without_a_parsers_words(
+    system: System, method: str, raw: bytes
+) -> None:
+    refused = await _refused_raw(system.channel, method, raw)
+    assert refused.status is grpc.StatusCode.INVALID_ARGUMENT
+    assert "DecodeError" not in refused.text
+
+
+async def test_a_message_of_64_kib_is_read_and_a_longer_one_is_refused_alone(system: System) -> None:
+    fits = messages.GetReservationRequest(reservation_id="r" * (MAX_MESSAGE_BYTES - 4))
+    too_long = replace(fits, reservation_id=fits.reservation_id + "r")
+    assert len(bytes(fits)) == MAX_MESSAGE_BYTES
+    statuses = [(await refusal(call(system.channel, each))).status for each in (fits, too_long, fits)]
+    assert statuses == [
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+    ]
+
+
+# A handler's own fault
+
+
+async def _raises_what_nobody_foresaw(_request: Any, _call: Call) -> Answer:
+    raise RuntimeError("secret of the database")
+
+
+async def _raises_a_refusal_of_no_kind(_request: Any, _call: Call) -> Answer:
+    raise ReservationError
+
+
+async def _answers_what_cannot_be_encoded(_request: Any, _call: Call) -> Answer:
+    wrong: Any = "secret"
+    return Answer(messages.GetReservationResponse(quantity=wrong))
+
+
+@pytest.mark.parametrize(
+    ("handler", "innermost"),
+    [
+        (_raises_what_nobody_foresaw, "in _raises_what_nobody_foresaw"),
+        (_raises_a_refusal_of_no_kind, "in _raises_a_refusal_of_no_kind"),
+        (_answers_what_cannot_be_encoded, "bytes(answer.message)"),
+    ],
+)
+async def test_a_crash_is_an_internal_error_in_neutral_words_and_its_stack_is_logged(
+    handler: Handler, innermost: str
+) -> None:
+    with capture_logs() as logged:
+        async with serving_only(Method("GetReservation", messages.GetReservationRequest, handler)) as channel:
+            refused = await refusal(call(channel, messages.GetReservationRequest(reservation_id="rsv_1")))
+    _check(refused, grpc.StatusCode.INTERNAL, "INTERNAL_ERROR")
+    assert refused.text == "Internal server error"
+    assert b"secret" not in refused.trailing["grpc-status-details-bin"]
+    (failed,) = (entry for entry in logged if entry["event"] == "rpc.failed")
+    assert (failed["rpc"], failed["log_level"]) == ("GetReservation", "error")
+    assert innermost in "".join(traceback.format_exception(failed["exc_info"]))
+
+
+def _check(refused: Refusal, status: grpc.StatusCode, reason: str, retry_after: float | None = None) -> None:
+    assert (refused.status, refused.reason) == (status, reason)
+    assert (refused.domain, refused.retry_after) == (ERROR_DOMAIN, retry_after)
+    assert not {"x-error-body", "x-http-status"} & refused.trailing.keys()
+
+
+async def _raw(channel: grpc.aio.Channel, method: str, raw: bytes) -> bytes:
+    """The first message of the answer. A method without its package is one of ours."""
+    path = method if method.startswith("/") else f"/{PACKAGE}.{method}"
+    if method in SERVED or method in UNSERVED:
+        return bytes(await channel.unary_unary(path)(raw))
+    async for message in channel.unary_stream(path)(raw):
+        return bytes(message)
+    raise AssertionError("the stream ended without a message")
+
+
+async def _refused_raw(channel: grpc.aio.Channel, method: str, raw: bytes) -> Refusal:
+    return await refusal(_raw(channel, method, raw))
+
+
+async def _refused_or_not(channel: grpc.aio.Channel, method: str, raw: bytes) -> Refusal | None:
+    try:
+        await _raw(channel, method, raw)
+    except grpc.aio.AioRpcError as error:
+        return refusal_of(error)
+    return None
