@@ -1,0 +1,114 @@
+"""The whole system on this machine as one command: emulated AWS, tables, a demo event, the service and Envoy."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from reservation import app, catalog, edge, ministack
+from reservation.aws.session import connect, session
+from reservation.dynamodb.events import EventImport
+from reservation.dynamodb.tables import create_tables
+from reservation.eventbridge import create_bus, subscribe_queue
+from reservation.settings import Settings
+
+QUEUE = "traffic-tacos-reservation-events"
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Where its parts are reached."""
+
+    rest_url: str
+    grpc_address: str
+    aws_url: str
+    queue_url: str
+    settings: Settings
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, *, aws_port: int, admin_port: int, state_dir: Path | None
+) -> AsyncIterator[Stack]:
+    """Everything up inside the block, and stopped after it in the order in which requests flow. Port 0: any free one.
+
+    The settings' AWS endpoints are replaced by the emulator's, and this process's AWS credentials by made-up ones, so
+    that it can reach no real account. With `state_dir` the data outlives a clean stop.
+
+    Raises StartError, EdgeError, ServerStartError, MinistackMissingError.
+    """
+    _forget_real_credentials()
+    async with AsyncExitStack() as stack:
+        emulator = await stack.enter_async_context(ministack.running(port=aws_port, state_dir=state_dir))
+        settings = settings.model_copy(
+            update={
+                "aws_endpoint_url": emulator.url,
+                "aws_dynamodb_endpoint": None,
+                "aws_eventbridge_endpoint": None,
+                "aws_profile": None,
+            }
+        )
+        queue_url = await prepare(settings)
+        service = await stack.enter_async_context(app.running(settings))
+        envoy = await stack.enter_async_context(
+            edge.running(
+                edge.EdgeConfig(
+                    bind_host=settings.bind_host,
+                    port=settings.server_port,
+                    grpc_ports=(service.grpc_port,),
+                    admin_port=admin_port,
+                ),
+                graceful=True,
+            )
+        )
+        yield Stack(envoy.url, f"127.0.0.1:{service.grpc_port}", emulator.url, queue_url, settings)
+
+
+def welcome(stack: Stack) -> str:
+    """What to try first."""
+    event = catalog.DEMO_EVENT.id
+    return f"""
+[bold]Traffic Tacos Reservation is up.[/bold] Ctrl-C stops it.
+  REST  {stack.rest_url}/v1/reservations     gRPC  {stack.grpc_address}     AWS (emulated)  {stack.aws_url}
+
+  curl -i {stack.rest_url}/v1/reservations -H 'Idempotency-Key: first-try' \\
+    -d '{{"eventId":"{event}","quantity":2,"seatIds":["A-12","A-13"]}}'
+
+  grpcurl -plaintext -d '{{"event_id":"{event}","quantity":2,"seat_ids":["B-1","B-2"]}}' \\
+    {stack.grpc_address} com.traffic_tacos.reservation.v1.ReservationService/CreateReservation
+"""
+
+
+async def prepare(settings: Settings) -> str:
+    """Tables, bus, a queue that gets every event, and the demo event; all may be there already. Returns the queue's
+    URL."""
+    config = app.aws_config_of(settings)
+    tables = app.tables_of(settings)
+    async with AsyncExitStack() as clients:
+        dynamodb, events, sqs = [
+            await clients.enter_async_context(
+                session(config).create_client(name, endpoint_url=settings.aws_endpoint_url)
+            )
+            for name in ("dynamodb", "events", "sqs")
+        ]
+        await create_tables(dynamodb, tables)
+        await create_bus(events, settings.eventbridge_bus_name)
+        queue_url = await subscribe_queue(events, sqs, settings.eventbridge_bus_name, QUEUE)
+    client = await connect(config, "dynamodb", endpoint_url=settings.dynamodb_endpoint)
+    try:
+        sale = catalog.demo()
+        await EventImport(client, tables.inventory).run(sale.event, sale.seats, lambda _: None)
+    finally:
+        await client.close()
+    return queue_url
+
+
+def _forget_real_credentials() -> None:
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        os.environ.pop(name, None)
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "local",
+        "AWS_SECRET_ACCESS_KEY": "local",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }

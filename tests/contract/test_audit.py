@@ -1,0 +1,145 @@
+"""The audit finds every broken promise and accuses nobody who keeps his."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from reservation.audit import Audit, Finding
+from reservation.domain.model import Reservation
+from reservation.dynamodb.items import Item, reservation_to_item
+from tests.support.store import HOLD_MS, Party, Venue
+
+Break = Callable[[Venue, Reservation], Awaitable[None]]
+
+
+def audit_of(venue: Venue, on_recheck: Callable[[], Awaitable[None]] | None = None) -> Audit:
+    async def sleep(_seconds: float) -> None:
+        if on_recheck is not None:
+            await on_recheck()
+
+    return Audit(venue.client, venue.tables, now=venue.clock.now, sleep=sleep)
+
+
+async def a_sale(party: Party) -> list[Reservation]:
+    """One held, one confirmed, one cancelled."""
+    held, sold, given_back = [
+        (await party.create(f"A-{number}", user=f"user_{number}")).reservation for number in (1, 2, 3)
+    ]
+    confirmed = (await party.confirm(sold.id)).reservation
+    await party.cancel(given_back.id)
+    return [held, confirmed]
+
+
+async def test_a_sale_is_clean(venue: Venue) -> None:
+    await a_sale(venue.party())
+    snapshot, broken = await audit_of(venue).run()
+    assert broken == []
+    assert (len(snapshot.reservations), len(snapshot.orders), len(snapshot.outbox)) == (3, 1, 5)
+
+
+async def _change_seat(venue: Venue, seat_id: str, **changes: Item) -> None:
+    await venue.put(venue.tables.inventory, await venue.seat(seat_id) | changes)
+
+
+async def _seat_of_nobody(venue: Venue, held: Reservation) -> None:
+    await _change_seat(venue, "A-4", status={"S": "HELD"}, holder={"S": "rsv_nobody"})
+
+
+async def _seat_of_somebody_else(venue: Venue, held: Reservation) -> None:
+    await _change_seat(venue, "A-4", status={"S": "HELD"}, holder={"S": held.id})
+
+
+async def _sold_to_a_hold(venue: Venue, held: Reservation) -> None:
+    await _change_seat(venue, "A-1", status={"S": "SOLD"})
+
+
+async def _free_seat_of_a_hold(venue: Venue, held: Reservation) -> None:
+    await _change_seat(venue, "A-1", status={"S": "AVAILABLE"})
+
+
+async def _order_of_a_hold(venue: Venue, held: Reservation) -> None:
+    order = {"orderId": {"S": "ord_1"}, "reservationId": {"S": held.id}}
+    await venue.put(venue.tables.orders, order)
+
+
+async def _order_of_nobody(venue: Venue, held: Reservation) -> None:
+    await venue.put(venue.tables.orders, {"orderId": {"S": "ord_1"}, "reservationId": {"S": "rsv_nobody"}})
+
+
+async def _sale_without_order(venue: Venue, held: Reservation) -> None:
+    (order,) = (await venue.rows()).orders
+    key = {name: order[name] for name in ("orderId", "reservationId")}
+    await venue.client.call("DeleteItem", {"TableName": venue.tables.orders, "Key": key})
+
+
+@pytest.mark.parametrize(
+    ("break_it", "kinds"),
+    [
+        (_seat_of_nobody, {"seat-without-reservation"}),
+        (_seat_of_somebody_else, {"seat-without-reservation"}),
+        (_sold_to_a_hold, {"seat-state", "reservation-without-seats"}),
+        (_free_seat_of_a_hold, {"reservation-without-seats"}),
+        (_order_of_a_hold, {"order-without-sale"}),
+        (_order_of_nobody, {"order-without-sale"}),
+        (_sale_without_order, {"sale-without-order"}),
+    ],
+)
+async def test_each_broken_promise_is_found(venue: Venue, break_it: Break, kinds: set[str]) -> None:
+    held, _ = await a_sale(venue.party())
+    await break_it(venue, held)
+    assert {finding.kind for finding in await broken_of(venue)} == kinds
+
+
+async def test_a_hold_past_its_grace_is_found_and_one_within_it_is_not(venue: Venue) -> None:
+    (held, _) = await a_sale(venue.party())
+    await _empty_outbox(venue)
+    venue.clock.advance(HOLD_MS + 5_000)
+    assert await broken_of(venue) == []
+    venue.clock.advance(1)
+    assert [(finding.kind, finding.subject) for finding in await broken_of(venue)] == [("hold-stuck", held.id)]
+
+
+async def test_an_event_that_waits_too_long_is_found_and_a_dead_letter_is_not(venue: Venue) -> None:
+    party = venue.party()
+    await party.confirm((await party.create("A-1")).reservation.id)
+    created, confirmed = (await venue.rows()).outbox
+    await venue.put(venue.tables.outbox, created | {"shard": {"S": "dead#0001"}})
+    await venue.client.call("DeleteItem", {"TableName": venue.tables.outbox, "Key": _outbox_key(created)})
+    venue.clock.advance(30_002)  # the confirm is a millisecond later than the clock
+    assert {(finding.kind, finding.subject) for finding in await broken_of(venue)} == {
+        ("event-stuck", f"{confirmed['shard']['S']}/{confirmed['seq']['S']}")
+    }
+
+
+async def test_a_suspect_that_is_put_right_meanwhile_is_not_reported(venue: Venue) -> None:
+    held, _ = await a_sale(venue.party())
+    right = await venue.seat("A-1")
+    await _free_seat_of_a_hold(venue, held)
+    _, broken = await audit_of(venue, lambda: venue.put(venue.tables.inventory, right)).run()
+    assert broken == []
+
+
+async def test_events_that_nobody_received_are_found(venue: Venue) -> None:
+    party = venue.party()
+    sold = (await party.confirm((await party.create("A-1")).reservation.id)).reservation
+    await _empty_outbox(venue)
+    audit = audit_of(venue)
+    assert (await audit.run({sold.id: {1, 2}}))[1] == []
+    assert [finding.kind for finding in (await audit.run({sold.id: {2}}))[1]] == ["event-lost"]
+    copy = replace(sold, id="rsv_unheard", seats=())
+    await venue.put(venue.tables.reservations, reservation_to_item(copy))
+    assert "rsv_unheard" in {finding.subject for finding in (await audit.run({sold.id: {1, 2}}))[1]}
+
+
+async def broken_of(venue: Venue) -> list[Finding]:
+    return (await audit_of(venue).run())[1]
+
+
+async def _empty_outbox(venue: Venue) -> None:
+    for row in (await venue.rows()).outbox:
+        await venue.client.call("DeleteItem", {"TableName": venue.tables.outbox, "Key": _outbox_key(row)})
+
+
+def _outbox_key(row: Item) -> Item:
+    return {name: row[name] for name in ("shard", "seq")}

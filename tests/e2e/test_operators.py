@@ -1,0 +1,107 @@
+"""The operators' commands on a whole system: leases, shards, dead letters, audit."""
+
+import json
+import uuid
+
+import grpc
+import pytest
+
+from reservation import app
+from reservation.aws.session import session
+from reservation.dynamodb.items import DeadLetter, OutboxRow, dead_letter_to_item
+from reservation.eventbridge import create_bus, subscribe_queue
+from reservation.gen.com.traffic_tacos.reservation import v1 as messages
+from reservation.settings import Settings
+from tests.support.command import ended, environment_of
+from tests.support.system import System, call, dynamodb_of, own_settings, selling, serving, table_name
+
+LETTER = DeadLetter(
+    OutboxRow("0003", "1900000000000#rsv_1#000001", "rsv_1", "reservation.created", '{"messageId":"rsv_1#1"}'),
+    error_code="MalformedDetail",
+    error_message="Detail is malformed.",
+    died_at=1_900_000_000_000,
+)
+
+
+@pytest.fixture
+def settings(ministack_url: str) -> Settings:
+    """A bus of its own, and EventBridge within reach."""
+    bus = f"bus-{uuid.uuid4().hex[:8]}"
+    return own_settings(ministack_url, aws_eventbridge_endpoint=None, eventbridge_bus_name=bus, lease_seconds=1.0)
+
+
+@pytest.fixture
+async def queue(settings: Settings) -> str:
+    """The URL of a queue that gets every event."""
+    aws = session(app.aws_config_of(settings))
+    async with (
+        aws.create_client("events", endpoint_url=settings.aws_endpoint_url) as events,
+        aws.create_client("sqs", endpoint_url=settings.aws_endpoint_url) as sqs,
+    ):
+        await create_bus(events, settings.eventbridge_bus_name)
+        bus = settings.eventbridge_bus_name
+        return await subscribe_queue(events, sqs, bus, bus)
+
+
+async def _sell(system: System) -> None:
+    held = await call(system.channel, _create(system.fresh_seats(2)))
+    confirm = messages.ConfirmReservationRequest(reservation_id=held.message.reservation_id, payment_intent_id="pay_1")
+    await call(system.channel, confirm)
+
+
+def _create(seat_ids: list[str]) -> messages.CreateReservationRequest:
+    return messages.CreateReservationRequest(event_id="evt_2025_1001", seat_ids=seat_ids)
+
+
+async def test_a_sale_is_published_and_the_audit_is_clean_up_to_the_queue(settings: Settings, queue: str) -> None:
+    async with selling(settings) as system:
+        await _sell(system)
+        environment = environment_of(settings)
+        told = await ended("audit", "--queue", queue, **environment)
+        assert told.code == 0, told
+        assert "clean: 1 reservations" in told.out
+        leases = await ended("leases", **environment)
+        assert leases.code == 0
+        assert "0015" in leases.out
+    put = {"TableName": table_name(settings, "orders"), "Item": {"orderId": {"S": "o"}, "reservationId": {"S": "r"}}}
+    async with dynamodb_of(settings) as dynamodb:
+        await dynamodb.call("PutItem", put)
+    broken = await ended("audit", **environment)
+    assert broken.code == 1
+    assert "order-without-sale: o" in broken.out
+
+
+async def test_a_bus_that_is_not_there_stops_the_start(settings: Settings) -> None:
+    with pytest.raises(app.StartError, match=settings.eventbridge_bus_name):
+        async with serving(settings):
+            raise AssertionError("it started")
+
+
+async def test_dead_letters_are_listed_shown_replayed_and_purged(settings: Settings, queue: str) -> None:
+    async with selling(settings) as system:
+        environment = environment_of(settings)
+        assert (await ended("outbox", "list", **environment)).code == 0
+        put = {"TableName": table_name(settings, "outbox"), "Item": dead_letter_to_item(LETTER)}
+        await system.dynamodb.call("PutItem", put)
+        listed = await ended("outbox", "list", COLUMNS="200", **environment)
+        assert listed.code == 1
+        assert "MalformedDetail" in listed.out
+        shown = await ended("outbox", "show", LETTER.row.shard, LETTER.row.seq, **environment)
+        assert json.loads(LETTER.row.detail)["messageId"] in shown.out
+        assert (await ended("outbox", "show", "0001", "nothing", **environment)).code == 1
+        replayed = await ended("outbox", "replay", **environment)
+        assert "1 replayed" in replayed.out
+        await system.dynamodb.call("PutItem", put)
+        assert "1 purged" in (await ended("outbox", "purge", LETTER.row.shard, LETTER.row.seq, **environment)).out
+        assert (await ended("outbox", "list", **environment)).code == 0
+
+
+async def test_shards_are_added_and_retired(settings: Settings, queue: str) -> None:
+    async with selling(settings) as system:
+        environment = environment_of(settings) | {"LEASE_SECONDS": "1"}
+        assert (await ended("shards", "add", "0099", **environment)).code == 0
+        assert "0099" in (await ended("shards", "list", **environment)).out
+        assert (await ended("shards", "retire", "0099", **environment)).code == 0
+        assert "0099" not in (await ended("shards", "list", **environment)).out
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call(system.channel, messages.GetReservationRequest(reservation_id="rsv_unknown"))
