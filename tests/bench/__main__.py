@@ -1,0 +1,73 @@
+"""`python -m tests.bench [name ...] [--json FILE] [--rounds N]`: the benchmarks, as a table and as JSON.
+
+Names choose figures; without any, all are measured. A benchmark that measures several figures at once runs whole.
+"""
+
+import argparse
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench import aws_calls, contention, leases, processes, service_cost
+from tests.bench.figures import Figure
+
+BENCHMARKS: dict[Callable[[int], dict[str, Figure]], tuple[str, ...]] = {
+    aws_calls.measure: ("aws_call_ratio",),
+    service_cost.measure: ("create_cpu_ms", "create_over_floor", "get_cpu_ms", "get_over_floor"),
+    contention.measure_contention: ("contention_p99_ms",),
+    contention.measure_replay_storm: ("replay_storm",),
+    leases.measure_failover: ("lease_failover_s", "lease_idle_calls_per_s"),
+}
+
+GOALS = {
+    "aws_call_ratio": ">= 20",
+    "create_cpu_ms": "<= 0.35",
+    "create_over_floor": "<= 3.0",
+    "get_over_floor": "<= 2.5",
+    "contention_p99_ms": "<= 60",
+    "replay_storm": "0",
+    "lease_failover_s": "<= 8.5",
+    "lease_idle_calls_per_s": "<= 5",
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    processes.forget_real_credentials()
+    out = Console()
+    figures: dict[str, Figure] = {}
+    for benchmark, names in BENCHMARKS.items():
+        if not arguments.names or set(arguments.names) & set(names):
+            out.print(f"[dim]measuring {', '.join(names)} ...[/dim]")
+            figures |= benchmark(arguments.rounds)
+    out.print(_table(figures))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    known = [name for names in BENCHMARKS.values() for name in names]
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*known, []], metavar="name", help=", ".join(known))
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--rounds", type=int, default=5)
+    return parser.parse_args()
+
+
+def _table(figures: dict[str, Figure]) -> Table:
+    table = Table(title=f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()}")
+    for heading in ("figure", "value", "unit", "spread", "goal", "and"):
+        table.add_column(heading)
+    for name, found in figures.items():
+        more = {key: value for key, value in found.items() if key not in ("value", "unit", "spread")}
+        row = (name, str(found["value"]), found["unit"], f"{found['spread']:.0%}", GOALS.get(name, ""))
+        table.add_row(*row, ", ".join(f"{key} {value}" for key, value in more.items()))
+    return table
+
+
+if __name__ == "__main__":
+    main()

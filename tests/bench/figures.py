@@ -1,0 +1,24 @@
+"""What a benchmark reports."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+Figure = dict[str, Any]
+"""{"value", "unit", "spread", ...}: `spread` is (largest - smallest round) / median, 0.25 is a quarter."""
+
+UNSTEADY = 0.25
+
+
+def figure(rounds: Sequence[float], unit: str, **more: Any) -> Figure:
+    """The median of the rounds. A spread over a quarter is said in the figure itself: it is then no figure to quote."""
+    middle = statistics.median(rounds)
+    spread = (max(rounds) - min(rounds)) / middle if middle else 0.0
+    told: Figure = {"value": round(middle, 4), "unit": unit, "spread": round(spread, 3), "rounds": len(rounds), **more}
+    if spread > UNSTEADY:
+        told["unsteady"] = f"the rounds differ by {spread:.0%}; run it on a quieter machine"
+    return told
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * percent / 100))]
