@@ -124,7 +124,7 @@ async def test_a_long_message_beyond_ascii_arrives_whole(rest: httpx.AsyncClient
         ("INTERNAL", 500, "INTERNAL_ERROR", "Internal server error"),
         ("UNKNOWN", 500, "INTERNAL_ERROR", "Internal server error"),
         ("FAILED_PRECONDITION", 500, "INTERNAL_ERROR", "Internal server error"),
-        ("CANCELLED", 500, "INTERNAL_ERROR", "Internal server error"),
+        ("CANCELLED", 503, "SERVICE_UNAVAILABLE", "Service temporarily unavailable"),  # by a service that stops
     ],
 )
 async def test_an_error_without_envelope_gets_a_neutral_one(
