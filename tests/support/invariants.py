@@ -177,6 +177,12 @@ def _wrong_records(rows: Rows) -> Iterator[str]:
             yield f"{count} key records tell of {reservation_id} version {version}"
 
 
+def _last_event(reservation: Reservation) -> str | None:
+    if reservation.status is Status.HOLD and reservation.version > 1:
+        return "reservation.hold_extended"
+    return _EVENT_OF.get(reservation.status)
+
+
 def _wrong_outbox(rows: Rows) -> Iterator[str]:
     """One row a version, in the order of the versions, in the reservation's own shard."""
     reservations = _reservations(rows)
@@ -191,7 +197,7 @@ def _wrong_outbox(rows: Rows) -> Iterator[str]:
         details = [orjson.loads(row["detail"]["S"]) for row in sent[reservation_id]]
         if [detail["version"] for detail in details] != list(range(1, reservation.version + 1)):
             yield f"{reservation_id} has version {reservation.version} and events {[d['version'] for d in details]}"
-        elif details[-1]["type"] != _EVENT_OF.get(reservation.status):
+        elif details[-1]["type"] != _last_event(reservation):
             yield f"{reservation_id} is {reservation.status} and its last event {details[-1]['type']}"
         for row, detail in zip(sent[reservation_id], details, strict=True):
             if row["shard"]["S"] != reservation.shard:

@@ -32,8 +32,12 @@ def test_a_status_is_told_under_one_name(status: Status, name: str) -> None:
     assert events.detail(in_state(status), traceparent="")["type"] == name
 
 
+def test_a_hold_of_a_later_version_was_extended() -> None:
+    assert events.type_of(replace(HOLD, version=2)) == "reservation.hold_extended"
+
+
 def test_every_event_type_is_told_by_some_status() -> None:
-    assert sorted(TYPES.values()) == sorted(EventType)
+    assert sorted([*TYPES.values(), "reservation.hold_extended"]) == sorted(EventType)
 
 
 def test_a_message_id_names_reservation_and_version() -> None:
