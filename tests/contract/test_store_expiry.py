@@ -73,6 +73,18 @@ async def test_a_live_hold_can_be_paid_to_the_last_millisecond(venue: Venue) -> 
     assert (await venue.party().confirm(held.id)).reservation.status is Status.CONFIRMED
 
 
+async def test_a_seat_is_sold_only_while_its_own_hold_lasts(venue: Venue) -> None:
+    """Whatever its reservation says: the seat's item is the truth about the seat."""
+    held = (await venue.party().create("A-1")).reservation
+    past = (await venue.seat("A-1")) | {"holdExpiresAt": {"N": str(NOW)}}
+    await venue.put(venue.tables.inventory, past)
+    sold = model.confirm(held, payment_intent_id="pay_1", now=NOW, op_id="op_confirm")
+    assert sold is not None
+    with pytest.raises(ServiceUnavailable):
+        await venue.party().store.advance(held, sold, None, "", soon(0.3))
+    assert await venue.seat("A-1") == past
+
+
 async def test_a_process_whose_clock_is_not_trusted_changes_nothing(venue: Venue) -> None:
     """An hour fast it would end live holds, and an hour slow it would make holds that are over. It still reads, and
     reports a hold as it is stored."""

@@ -316,6 +316,17 @@ class TestOwnSuccess:
         assert made.reservation.status is Status.CONFIRMED
         await self.applied_once(stage, made)
 
+    @pytest.mark.parametrize("undecided", ["reservations", "idempotency"])
+    async def test_a_cancel_is_not_refused_because_of_its_own_freed_seat(self, stage: Stage, undecided: str) -> None:
+        """Half of its own first try is visible: the seat is free, which shows nobody, and the rest in conflict."""
+        held = (await stage.direct.create("A-1")).reservation
+        stage.proxy.script(transaction, LoseReply())
+        script_verdict(stage.proxy, {undecided: CONFLICT, A1: failed(await stage.venue.seat("A-2"))})
+        made = await stage.one.cancel(held.id, key="key_1")
+        assert made.reservation.status is Status.CANCELLED
+        assert not made.replayed
+        await self.applied_once(stage, made)
+
     async def test_a_seat_that_shows_the_own_reservation_is_never_a_lost_one(self, stage: Stage) -> None:
         """As before, with a reservation that does not show the first try yet either."""
         held = (await stage.direct.create("A-1")).reservation
