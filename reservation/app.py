@@ -203,7 +203,14 @@ def _reservations(settings: Settings, client: AwsClient, clock: Clock, backgroun
         key_window=settings.idempotency_ttl_seconds * 1000,
         event_written=background.relay.nudge,
     )
-    policy = Policy(hold=settings.hold_seconds * 1000, max_clock_skew=int(settings.max_clock_skew_seconds * 1000))
+    policy = Policy(
+        hold=settings.hold_seconds * 1000,
+        max_clock_skew=int(settings.max_clock_skew_seconds * 1000),
+        max_seats=settings.max_seats_per_reservation,
+        max_holds_per_user=settings.max_holds_per_user,
+        max_extensions=settings.hold_extensions_max,
+        max_hold_total=settings.hold_total_seconds_max * 1000,
+    )
     return Reservations(store, inventory, policy, clock, background.leader.shard_for)
 
 

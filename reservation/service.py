@@ -24,10 +24,14 @@ CREATE, CONFIRM, CANCEL = "CreateReservation", "ConfirmReservation", "CancelRese
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What an operator decides. Times in milliseconds."""
+    """What an operator decides. Times in milliseconds; `max_hold_total` counts from the reservation's creation."""
 
     hold: int
     max_clock_skew: int
+    max_seats: int = 10
+    max_holds_per_user: int | None = None
+    max_extensions: int = 3
+    max_hold_total: int = 300_000
 
 
 class Reservations:

@@ -7,8 +7,24 @@ from reservation.domain.model import Metadata
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """Seats whose choice is left to the service. `section`: empty for any. `allow_split`: they need not be adjacent.
+    `accessible`: one of them must be."""
+
+    quantity: int
+    section: str = ""
+    allow_split: bool = False
+    accessible: bool = False
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        flags = [name for name, set_ in (("split", self.allow_split), ("accessible", self.accessible)) if set_]
+        return ("quantity", str(self.quantity), "section", self.section, *flags)
+
+
+@dataclass(frozen=True, slots=True)
 class Create:
-    """Hold these seats. `idempotency_key` and `reservation_token` may be empty."""
+    """Hold these seats, or those that fulfil the wish. `idempotency_key` and `reservation_token` may be empty."""
 
     event_id: str
     seat_ids: tuple[str, ...]
@@ -17,10 +33,12 @@ class Create:
     idempotency_key: str = ""
     metadata: Metadata | None = None
     traceparent: str = ""
+    wish: Wish | None = None
 
     @property
     def content(self) -> tuple[str, ...]:
-        return ("event", self.event_id, "token", self.reservation_token, "seats", *sorted(self.seat_ids))
+        wished = self.wish.content if self.wish is not None else ()
+        return ("event", self.event_id, "token", self.reservation_token, "seats", *sorted(self.seat_ids), *wished)
 
 
 @dataclass(frozen=True, slots=True)

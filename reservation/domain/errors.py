@@ -65,6 +65,27 @@ class SeatUnavailable(ReservationError):
         super().__init__()
 
 
+class SaleNotOpen(ReservationError):
+    """The event's sale has not begun, or is over."""
+
+    code = "SALE_NOT_OPEN"
+    text = "Sale conflict: the event is not on sale now"
+
+
+class HoldLimitReached(ReservationError):
+    """The user has as many live holds of this event as one user may have."""
+
+    code = "HOLD_LIMIT_REACHED"
+    text = "Hold conflict: too many live holds of this event"
+
+
+class HoldExtensionDenied(ReservationError):
+    """The hold cannot be extended (so far); its deadline stays what it was."""
+
+    code = "HOLD_EXTENSION_DENIED"
+    text = "Hold conflict: the hold cannot be extended any further"
+
+
 class ReservationExpired(ReservationError):
     """The hold is past its time. To a payment service this refusal is the signal to refund."""
 
@@ -94,6 +115,20 @@ class IdempotencyInProgress(ReservationError):
 
     code = "IDEMPOTENCY_IN_PROGRESS"
     text = "Idempotency conflict: an equal request is in progress, retry with the same key"
+
+
+class RateLimitExceeded(ReservationError):
+    """More than this process, or this user, may ask for at a time."""
+
+    code = "RATE_LIMIT_EXCEEDED"
+    text = "Too many requests, retry later"
+
+
+class InventoryServiceError(ReservationError):
+    """The remote inventory failed, or says what cannot be. The command had no effect that stays."""
+
+    code = "INVENTORY_SERVICE_ERROR"
+    text = "Inventory service unavailable, retry"
 
 
 class UpstreamTimeout(ReservationError):

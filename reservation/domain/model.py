@@ -41,24 +41,52 @@ class Money:
     currency: str
 
 
+class SectionKind(StrEnum):
+    """Names as in the protocol's GetInventoryStatusResponse.Section.Kind."""
+
+    NUMBERED = "NUMBERED"
+    GENERAL_ADMISSION = "GENERAL_ADMISSION"
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where a seat's hint is: the number of a block within the event, and a position within the block."""
+
+    block: int
+    position: int
+
+
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """The static facts of a seat. Within a reservation `price` is the price at which it was held."""
+    """The static facts of a seat, or of one place of a general-admission section (without row and number). Within a
+    reservation `price` is the price at which it was held."""
 
     id: str
     section: str
     row: str
     number: str
     price: Money
+    accessible: bool = False
+    spot: Spot | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """The static facts of an event. `hold_seconds` overrides the service's default."""
+    """The static facts of an event. A limit that is None is as the service's settings say. The sale's start and end, in
+    milliseconds since the epoch, are None where there is none."""
 
     id: str
     name: str = ""
     hold_seconds: int | None = None
+    max_seats: int | None = None
+    max_holds_per_user: int | None = None
+    prevent_orphans: bool = True
+    sale_starts_at: int | None = None
+    sale_ends_at: int | None = None
+
+    def on_sale(self, now: int) -> bool:
+        starts, ends = self.sale_starts_at, self.sale_ends_at
+        return (starts is None or starts <= now) and (ends is None or now < ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +105,9 @@ class Reservation:
     """One reservation at one version.
 
     `op_id` names the command that wrote this version: a writer whose own op id is found here has succeeded, whatever
-    its connection said. `shard` fixes the partition of its outbox rows and of its entry in the due index.
+    its connection said. `shard` fixes the partition of its outbox rows and of its entry in the due index. `slot` is
+    which of the live holds that its user may have of the event it takes (None: they are not limited). `extensions`:
+    how often its hold was extended.
     """
 
     id: str
@@ -96,6 +126,8 @@ class Reservation:
     order_id: str = ""
     reason: str = ""
     metadata: Metadata | None = None
+    slot: int | None = None
+    extensions: int = 0
 
     @property
     def seat_ids(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import orjson
 
 from reservation.domain import events
 from reservation.domain.idempotency import Key, Record
-from reservation.domain.model import Event, Metadata, Money, Reservation, Seat, SeatStatus, Status
+from reservation.domain.model import Event, Metadata, Money, Reservation, Seat, SeatStatus, Spot, Status
 
 Item = dict[str, Any]
 """An item in DynamoDB's own JSON: attribute name -> {"S": text} and so on."""
@@ -111,6 +111,10 @@ def reservation_to_item(reservation: Reservation) -> Item:
         item["reason"] = {"S": reservation.reason}
     if reservation.metadata is not None:
         item["metadata"] = {"M": _metadata_to_item(reservation.metadata)}
+    if reservation.slot is not None:
+        item["slot"] = {"N": str(reservation.slot)}
+    if reservation.extensions:
+        item["extensions"] = {"N": str(reservation.extensions)}
     return item
 
 
@@ -133,6 +137,8 @@ def reservation_from_item(item: Mapping[str, Any]) -> Reservation:
         order_id=_text(item, "orderId"),
         reason=_text(item, "reason"),
         metadata=_metadata_from_item(metadata["M"]) if metadata else None,
+        slot=_optional_number(item, "slot"),
+        extensions=_optional_number(item, "extensions") or 0,
     )
 
 
@@ -264,17 +270,30 @@ def seat_state_from_item(item: Mapping[str, Any]) -> SeatState:
 
 
 def event_to_item(event: Event) -> Item:
-    item = event_key(event.id) | {"eventId": {"S": event.id}, "name": {"S": event.name}}
-    if event.hold_seconds is not None:
-        item["holdSeconds"] = {"N": str(event.hold_seconds)}
-    return item
+    numbers = {
+        "holdSeconds": event.hold_seconds,
+        "maxSeats": event.max_seats,
+        "maxHoldsPerUser": event.max_holds_per_user,
+        "saleStartsAt": event.sale_starts_at,
+        "saleEndsAt": event.sale_ends_at,
+    }
+    return (
+        event_key(event.id)
+        | {"eventId": {"S": event.id}, "name": {"S": event.name}, "preventOrphans": {"BOOL": event.prevent_orphans}}
+        | {name: {"N": str(value)} for name, value in numbers.items() if value is not None}
+    )
 
 
 def event_from_item(item: Mapping[str, Any]) -> Event:
     return Event(
         id=item["eventId"]["S"],
         name=_text(item, "name"),
-        hold_seconds=int(item["holdSeconds"]["N"]) if "holdSeconds" in item else None,
+        hold_seconds=_optional_number(item, "holdSeconds"),
+        max_seats=_optional_number(item, "maxSeats"),
+        max_holds_per_user=_optional_number(item, "maxHoldsPerUser"),
+        prevent_orphans=item.get("preventOrphans", {}).get("BOOL", True),
+        sale_starts_at=_optional_number(item, "saleStartsAt"),
+        sale_ends_at=_optional_number(item, "saleEndsAt"),
     )
 
 
@@ -299,12 +318,18 @@ def _answer_to_item(reservation: Reservation) -> Item:
 
 
 def _seat_to_item(seat: Seat) -> Item:
-    return {
+    item: Item = {
         "id": {"S": seat.id},
         "section": {"S": seat.section},
         "row": {"S": seat.row},
         "number": {"S": seat.number},
-    } | price_to_item(seat.price)
+        **price_to_item(seat.price),
+    }
+    if seat.accessible:
+        item["accessible"] = {"BOOL": True}
+    if seat.spot is not None:
+        item["spot"] = {"S": f"{seat.spot.block}.{seat.spot.position}"}
+    return item
 
 
 def _seat_from_item(item: Mapping[str, Any]) -> Seat:
@@ -314,7 +339,14 @@ def _seat_from_item(item: Mapping[str, Any]) -> Seat:
         row=item["row"]["S"],
         number=item["number"]["S"],
         price=_price_from_item(item),
+        accessible=item.get("accessible", {}).get("BOOL", False),
+        spot=_spot(item["spot"]["S"]) if "spot" in item else None,
     )
+
+
+def _spot(text: str) -> Spot:
+    block, _, position = text.partition(".")
+    return Spot(int(block), int(position))
 
 
 def price_to_item(price: Money) -> Item:
@@ -343,6 +375,10 @@ def _metadata_from_item(item: Mapping[str, Any]) -> Metadata:
         session_id=item["sessionId"]["S"],
         tags={name: value["S"] for name, value in item["tags"]["M"].items()},
     )
+
+
+def _optional_number(item: Mapping[str, Any], name: str) -> int | None:
+    return int(item[name]["N"]) if name in item else None
 
 
 def _text(item: Mapping[str, Any], name: str) -> str:

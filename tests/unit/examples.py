@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from reservation.domain.model import Metadata, Money, Reservation, Seat, Status, order_id_of
+from reservation.domain.model import Metadata, Money, Reservation, Seat, Spot, Status, order_id_of
 
 patient = settings(deadline=None, max_examples=60)
 """For properties: how long an example takes says nothing on a busy machine."""
@@ -54,7 +54,8 @@ ids = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_ch
 texts = st.text(max_size=32)
 times = st.integers(min_value=0, max_value=LATEST)
 prices = st.builds(Money, st.integers(min_value=0, max_value=2**60), st.sampled_from(["KRW", "USD", "JPY"]))
-seats = st.builds(Seat, ids, texts, texts, texts, prices)
+spots = st.builds(Spot, st.integers(0, 100_000), st.integers(0, 399))
+seats = st.builds(Seat, ids, texts, texts, texts, prices, st.booleans(), st.none() | spots)
 metadata = st.builds(Metadata, texts, texts, texts, texts, st.dictionaries(ids, texts, max_size=3))
 
 
@@ -81,4 +82,6 @@ def reservations(draw: st.DrawFn, among: Sequence[Status] = tuple(Status)) -> Re
         order_id=order_id_of(reservation_id) if paid else "",
         reason=draw(texts) if status is Status.CANCELLED else "",
         metadata=draw(st.none() | metadata),
+        slot=draw(st.none() | st.integers(0, 19)),
+        extensions=draw(st.integers(0, 100)),
     )

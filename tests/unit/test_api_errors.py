@@ -62,6 +62,15 @@ TABLE = [
     Row(
         errors.SeatUnavailable(SEATS), "SEAT_UNAVAILABLE", StatusCode.FAILED_PRECONDITION, 409, gateway_word="conflict"
     ),
+    Row(errors.SaleNotOpen(), "SALE_NOT_OPEN", StatusCode.FAILED_PRECONDITION, 409, gateway_word="conflict"),
+    Row(errors.HoldLimitReached(), "HOLD_LIMIT_REACHED", StatusCode.FAILED_PRECONDITION, 409, gateway_word="conflict"),
+    Row(
+        errors.HoldExtensionDenied(),
+        "HOLD_EXTENSION_DENIED",
+        StatusCode.FAILED_PRECONDITION,
+        409,
+        gateway_word="conflict",
+    ),
     Row(
         errors.ReservationExpired(),
         "RESERVATION_EXPIRED",
@@ -85,6 +94,8 @@ TABLE = [
     ),
     Row(errors.IdempotencyConflict(), "IDEMPOTENCY_CONFLICT", StatusCode.ALREADY_EXISTS, 409, gateway_word="conflict"),
     Row(errors.IdempotencyInProgress(), "IDEMPOTENCY_IN_PROGRESS", StatusCode.ABORTED, 409, 1, "conflict"),
+    Row(errors.RateLimitExceeded(), "RATE_LIMIT_EXCEEDED", StatusCode.RESOURCE_EXHAUSTED, 429, retry_after=1),
+    Row(errors.InventoryServiceError(), "INVENTORY_SERVICE_ERROR", StatusCode.UNAVAILABLE, 503, retry_after=1),
     Row(errors.UpstreamTimeout(), "UPSTREAM_TIMEOUT", StatusCode.DEADLINE_EXCEEDED, 504, gateway_word="timeout"),
     Row(errors.ServiceUnavailable(), "SERVICE_UNAVAILABLE", StatusCode.UNAVAILABLE, 503, retry_after=1),
     Row(errors.NotImplementedYet(), "NOT_IMPLEMENTED", StatusCode.UNIMPLEMENTED, 501),

@@ -24,6 +24,9 @@ def test_a_reservation_is_read_as_it_was_written(reservation: Reservation) -> No
     assert items.reservation_from_item(items.reservation_to_item(reservation)) == reservation
 
 
+limits = st.none() | st.integers(1, 86_400)
+
+
 @patient
 @given(reservations(), st.text(), st.text(), st.integers(0, 10**10))
 def test_a_record_is_read_as_it_was_written(answer: Reservation, key: str, print_: str, second: int) -> None:
@@ -32,13 +35,14 @@ def test_a_record_is_read_as_it_was_written(answer: Reservation, key: str, print
     assert record.key == Key(key, print_)
     assert record.op_id == answer.op_id
     assert record.expires_at == second * 1000
-    assert record.answer == replace(answer, shard="", reservation_token="", reason="", metadata=None)
+    assert record.answer == replace(
+        answer, shard="", reservation_token="", reason="", metadata=None, slot=None, extensions=0
+    )
 
 
 @patient
-@given(ids, texts, st.none() | st.integers(5, 86_400))
-def test_an_event_is_read_as_it_was_written(event_id: str, name: str, hold_seconds: int | None) -> None:
-    event = Event(event_id, name, hold_seconds)
+@given(st.builds(Event, ids, texts, limits, limits, limits, st.booleans(), st.none() | times, st.none() | times))
+def test_an_event_is_read_as_it_was_written(event: Event) -> None:
     assert items.event_from_item(items.event_to_item(event)) == event
 
 
