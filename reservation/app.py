@@ -11,9 +11,10 @@ from random import Random
 import grpc
 import structlog
 
-from reservation.api.inventory import inventory_service
+from reservation.api.inventory import InventoryHandlers, inventory_service
 from reservation.api.reservations import ReservationHandlers, reservation_service
 from reservation.api.server import Health, build
+from reservation.availability import Availability
 from reservation.aws.client import AwsClient
 from reservation.aws.errors import AwsError
 from reservation.aws.session import AwsConfig, Service, connect
@@ -22,6 +23,9 @@ from reservation.background.leader import Leader
 from reservation.background.readiness import Readiness
 from reservation.background.relay import Relay
 from reservation.clock import Clock
+from reservation.dynamodb.halls import Halls
+from reservation.dynamodb.hints import HintTable
+from reservation.dynamodb.layouts import Layouts
 from reservation.dynamodb.leases import LeaseTable
 from reservation.dynamodb.outbox import Outbox
 from reservation.dynamodb.reservations import DynamoReservations
@@ -75,12 +79,17 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         await _require_bus(clients.events, settings.eventbridge_bus_name)
         clock = Clock(lambda: clients.requests.server_date, offset=clock_offset)
         background = _background(settings, clients, clock)
-        reservations = _reservations(settings, clients.requests, clock, background)
-        expiry = _expiry(settings, clients, clock, background)
+        halls = _halls(settings, clients, clock)
+        reservations = _reservations(settings, clients.requests, clock, background, halls)
+        expiry = _expiry(settings, clients, clock, background, halls)
         health = Health()
         await health.start()
         handlers = ReservationHandlers(reservations, max_seats=settings.max_seats_per_reservation)
-        server = build([reservation_service(handlers), inventory_service()], health)
+        inventory_handlers = InventoryHandlers(
+            Availability(_inventory(settings, clients.requests, clock, background, halls), clock),
+            max_seats=settings.max_seats_per_reservation,
+        )
+        server = build([reservation_service(handlers), inventory_service(inventory_handlers)], health)
         port = _bind(server, settings)
         readiness = Readiness(clients.requests, tables_of(settings), clock, health.ready)
         await background.enroll()
@@ -93,6 +102,7 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
                 ("readiness", readiness.run()),
                 ("leader", background.leader.run()),
                 ("expiry", expiry.run()),
+                ("hints", halls.run()),
             )
         ]
         try:
@@ -102,6 +112,7 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
             await server.stop(DRAIN_SECONDS)
             await reservations.drain()
             await background.stop(loops)
+            await halls.flush()
             log.info("stopped")
 
 
@@ -192,9 +203,23 @@ def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Backgro
     return _Background(leader, relay)
 
 
-def _reservations(settings: Settings, client: AwsClient, clock: Clock, background: _Background) -> Reservations:
+def _halls(settings: Settings, clients: _Clients, clock: Clock) -> Halls:
+    table = tables_of(settings).inventory
+    return Halls(Layouts(clients.requests, table), HintTable(clients.loops, table), now=clock.now)
+
+
+def _inventory(
+    settings: Settings, client: AwsClient, clock: Clock, background: _Background, halls: Halls
+) -> EmbeddedInventory:
+    table = tables_of(settings).inventory
+    return EmbeddedInventory(client, table, halls=halls, stripe=lambda: background.leader.position, now=clock.now)
+
+
+def _reservations(
+    settings: Settings, client: AwsClient, clock: Clock, background: _Background, halls: Halls
+) -> Reservations:
     tables = tables_of(settings)
-    inventory = EmbeddedInventory(client, tables.inventory, now=clock.now)
+    inventory = _inventory(settings, client, clock, background, halls)
     store = DynamoReservations(
         client,
         tables,
@@ -214,11 +239,11 @@ def _reservations(settings: Settings, client: AwsClient, clock: Clock, backgroun
     return Reservations(store, inventory, policy, clock, background.leader.shard_for)
 
 
-def _expiry(settings: Settings, clients: _Clients, clock: Clock, background: _Background) -> Expiry:
+def _expiry(settings: Settings, clients: _Clients, clock: Clock, background: _Background, halls: Halls) -> Expiry:
     """Over connections of its own: at the peak of a sale holds must end on time."""
     leader = background.leader
     return Expiry(
-        _reservations(settings, clients.loops, clock, background),
+        _reservations(settings, clients.loops, clock, background, halls),
         held_shards=lambda: leader.held,
         may_work_on=leader.may_work_on,
         now=clock.now,

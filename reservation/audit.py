@@ -13,8 +13,19 @@ from typing import Any
 import orjson
 
 from reservation.aws.client import AwsClient
-from reservation.domain.model import Reservation, SeatStatus, Status, order_id_of
-from reservation.dynamodb.items import Item, SeatState, reservation_from_item, seat_state_from_item
+from reservation.domain.seating import FREE
+from reservation.domain.model import Reservation, SeatStatus, Spot, Status, order_id_of
+from reservation.dynamodb.items import (
+    Item,
+    SeatState,
+    hinted_block,
+    hints_from_item,
+    hints_key,
+    is_seat_pk,
+    reservation_from_item,
+    seat_from_item,
+    seat_state_from_item,
+)
 from reservation.dynamodb.tables import Tables
 
 _RECHECKS, _RECHECK_SECONDS = 3, 1.0
@@ -33,9 +44,12 @@ class Finding:
 
 @dataclass(slots=True)
 class Snapshot:
-    """What was read: seats by key, reservations and orders by id, events still in the outbox by (shard, seq)."""
+    """What was read: seats by key, reservations and orders by id, events still in the outbox by (shard, seq); the spots
+    of seats by their keys, and hints by (event, spot)."""
 
     seats: dict[str, SeatState] = field(default_factory=dict)
+    spots: dict[str, Spot] = field(default_factory=dict)
+    hints: dict[tuple[str, Spot], int] = field(default_factory=dict)
     reservations: dict[str, Reservation] = field(default_factory=dict)
     orders: dict[str, str] = field(default_factory=dict)
     outbox: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -43,16 +57,19 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Graces:
-    """How long after its time a thing may take, in milliseconds."""
+    """How long after its time a thing may take, in milliseconds; `hint`: how long one may hide a free seat, which is as
+    long as a hold can last."""
 
     expiry: int = 5_000
     outbox: int = 30_000
+    hint: int = 300_000
 
 
 def findings(snapshot: Snapshot, *, now: int, graces: Graces) -> Iterator[Finding]:
     """Every rule, over everything in the snapshot."""
     for pk, seat in snapshot.seats.items():
         yield from _seat_findings(pk, seat, snapshot)
+        yield from _hint_findings(pk, seat, snapshot, now, graces)
     for reservation in snapshot.reservations.values():
         yield from _reservation_findings(reservation, snapshot, now, graces)
     for order_id, reservation_id in snapshot.orders.items():
@@ -75,6 +92,16 @@ def _seat_findings(pk: str, seat: SeatState, snapshot: Snapshot) -> Iterator[Fin
         yield Finding("seat-without-reservation", pk, f"is {seat.status} for {seat.holder}, which has it not", **about)
     elif holder.seat_status is not seat.status:
         yield Finding("seat-state", pk, f"is {seat.status} for {holder.id}, which is {holder.status}", **about)
+
+
+def _hint_findings(pk: str, seat: SeatState, snapshot: Snapshot, now: int, graces: Graces) -> Iterator[Finding]:
+    """A hint heals at the end of the hold that it tells of; one that tells of a sale or a block never does."""
+    spot = snapshot.spots.get(pk)
+    if spot is None or not seat.takeable(now):
+        return
+    event_id = pk.partition("#")[0]
+    if snapshot.hints.get((event_id, spot), FREE) > now + graces.hint:
+        yield Finding("free-seat-hidden", pk, "is free, and its hint hides it for too long", seats=(pk,))
 
 
 def _reservation_findings(reservation: Reservation, snapshot: Snapshot, now: int, graces: Graces) -> Iterator[Finding]:
@@ -152,6 +179,7 @@ class Audit:
             _add_event(snapshot, item)
         for item in await self._scan(tables.inventory):
             _add_seat(snapshot, item)
+            _add_hints(snapshot, item)
         for item in await self._scan(tables.reservations):
             _add_reservation(snapshot, item)
         for item in await self._scan(tables.orders):
@@ -177,6 +205,9 @@ class Audit:
     async def _read_seat(self, snapshot: Snapshot, pk: str) -> None:
         if (item := await self._get(self._tables.inventory, {"pk": {"S": pk}})) is not None:
             _add_seat(snapshot, item)
+        if (spot := snapshot.spots.get(pk)) is not None:
+            hints = await self._get(self._tables.inventory, hints_key(pk.partition("#")[0], spot.block))
+            _add_hints(snapshot, hints or {})
 
     async def _read_event(self, snapshot: Snapshot, shard: str, seq: str) -> None:
         if (item := await self._get(self._tables.outbox, {"shard": {"S": shard}, "seq": {"S": seq}})) is not None:
@@ -221,8 +252,17 @@ class Audit:
 
 
 def _add_seat(snapshot: Snapshot, item: Item) -> None:
-    if "status" in item:  # the event's own item has none
-        snapshot.seats[item["pk"]["S"]] = seat_state_from_item(item)
+    if is_seat_pk(pk := item["pk"]["S"]):
+        snapshot.seats[pk] = seat_state_from_item(item)
+        if (spot := seat_from_item(item).spot) is not None:
+            snapshot.spots[pk] = spot
+
+
+def _add_hints(snapshot: Snapshot, item: Item) -> None:
+    if item and (block := hinted_block(item["pk"]["S"])) is not None:
+        event_id, number = block
+        for position, taken_until in hints_from_item(item).items():
+            snapshot.hints[event_id, Spot(number, position)] = taken_until
 
 
 def _add_reservation(snapshot: Snapshot, item: Item) -> None:

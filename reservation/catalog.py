@@ -1,29 +1,40 @@
 """Event files: what is for sale, as people write it (CSV or JSON), read whole and checked before anything is stored.
 
-CSV has the header `section,row,number,price,currency` and may have `id` besides; JSON is
-`{"event": {"id", "name", "holdSeconds"}, "seats": [{"section", "row", "number", "price", "currency", "id"}]}`.
-Prices are whole numbers of the currency's smallest unit. A seat without an id is called `row-number`.
+CSV has the header `section,row,number,price,currency` and may have `id`, `accessible` and `capacity` besides; JSON is
+`{"event": {"id", "name", "holdSeconds", "maxSeats", "maxHoldsPerUser", "preventOrphans", "saleStartsAt", "saleEndsAt"},
+"seats": [{"section", "row", "number", "price", "currency", "id", "accessible", "capacity"}]}`. Sections, rows and seats
+stand in the order in which they are sold, the best first.
+
+Prices are whole numbers of the currency's smallest unit, times are RFC 3339. A seat without an id is called
+`row-number`. A line with a capacity is a general-admission section of so many places: it has neither row nor number,
+and its places are called `id-1` and so on, after the section where there is no id.
 """
 
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from reservation.domain.layout import is_general_admission
 from reservation.domain.model import Event, Money, Seat
 
 DEMO_EVENT = Event(id="evt_2025_1001", name="Traffic Tacos Live")
 
 _FIELDS = ("section", "row", "number", "price", "currency")
+_GENERAL_FIELDS = ("section", "price", "currency")
 _ID = re.compile(r"[^\x00-\x1f\x7f-\x9f#]{1,128}")
 _TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f]{0,128}")
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _MAX_PRICE = 10**12
+_MAX_SEATS, _MAX_ROW = 200_000, 400
+_FLAGS = {"": False, "false": False, "no": False, "0": False, "true": True, "yes": True, "1": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +58,12 @@ class BadFile(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """An event and its seats."""
+    """An event and its seats. `keep_settings`: the file does not speak of the event's settings, so those of an event
+    that is there stay."""
 
     event: Event
     seats: tuple[Seat, ...]
+    keep_settings: bool = False
 
 
 def read(path: Path, *, event_id: str | None = None, name: str | None = None) -> Catalog:
@@ -58,7 +71,8 @@ def read(path: Path, *, event_id: str | None = None, name: str | None = None) ->
 
     Raises BadFile, OSError.
     """
-    given, rows = _read_json(path) if path.suffix.lower() == ".json" else _read_csv(path)
+    is_json = path.suffix.lower() == ".json"
+    given, rows = _read_json(path) if is_json else _read_csv(path)
     problems: list[Problem] = []
     seats = _seats(rows, problems)
     event = _event(given, event_id, name, problems)
@@ -66,7 +80,7 @@ def read(path: Path, *, event_id: str | None = None, name: str | None = None) ->
         problems.append(Problem(0, "no seats"))
     if problems:
         raise BadFile(problems)
-    return Catalog(event, tuple(seats))
+    return Catalog(event, tuple(seats), keep_settings=not is_json)
 
 
 def demo() -> Catalog:
@@ -107,52 +121,114 @@ def _read_json(path: Path) -> tuple[Mapping[str, Any], Iterable[tuple[int, Mappi
 
 def _event(given: Mapping[str, Any], event_id: str | None, name: str | None, problems: list[Problem]) -> Event:
     chosen = event_id or given.get("id") or ""
-    hold_seconds = given.get("holdSeconds")
     if not isinstance(chosen, str) or not _ID.fullmatch(chosen):
         problems.append(Problem(0, "the event id is missing, over 128 characters, or has control characters or #"))
-    if hold_seconds is not None and (type(hold_seconds) is not int or hold_seconds < 5):
-        problems.append(Problem(0, "holdSeconds is not a whole number of at least 5"))
     called = name or given.get("name") or ""
     if not isinstance(called, str) or not _TEXT.fullmatch(called):
         problems.append(Problem(0, "the event name is no text of at most 128 characters without control characters"))
-    return Event(str(chosen), str(called), hold_seconds)
+    starts, ends = _time(given, "saleStartsAt", problems), _time(given, "saleEndsAt", problems)
+    if starts is not None and ends is not None and ends <= starts:
+        problems.append(Problem(0, "saleEndsAt is not after saleStartsAt"))
+    return Event(
+        id=str(chosen),
+        name=str(called),
+        hold_seconds=_number(given, "holdSeconds", 5, 86_400, problems),
+        max_seats=_number(given, "maxSeats", 1, 10, problems),
+        max_holds_per_user=_number(given, "maxHoldsPerUser", 1, 20, problems),
+        prevent_orphans=_flag(given, "preventOrphans", problems),
+        sale_starts_at=starts,
+        sale_ends_at=ends,
+    )
+
+
+def _number(given: Mapping[str, Any], name: str, low: int, high: int, problems: list[Problem]) -> int | None:
+    value = given.get(name)
+    if value is None or (type(value) is int and low <= value <= high):
+        return value
+    problems.append(Problem(0, f"{name} is not a whole number from {low} to {high}"))
+    return None
+
+
+def _flag(given: Mapping[str, Any], name: str, problems: list[Problem]) -> bool:
+    value = given.get(name, True)
+    if type(value) is not bool:
+        problems.append(Problem(0, f"{name} is neither true nor false"))
+    return bool(value)
+
+
+def _time(given: Mapping[str, Any], name: str, problems: list[Problem]) -> int | None:
+    """Milliseconds since the epoch."""
+    value = given.get(name)
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        problems.append(Problem(0, f"{name} is no time with a zone, such as 2026-01-31T19:00:00+09:00"))
+        return None
+    return int(moment.timestamp() * 1000)
 
 
 def _seats(rows: Iterable[tuple[int, Mapping[str, Any]]], problems: list[Problem]) -> list[Seat]:
-    seats: list[Seat] = []
-    first_line: dict[str, int] = {}
+    hall = _Hall()
     for line, row in rows:
-        found = list(_row_problems(row))
-        if found:
-            problems += (Problem(line, text) for text in found)
-            continue
-        seat = _seat(row)
-        if seat.id in first_line:
-            problems.append(Problem(line, f"seat {seat.id} stands on line {first_line[seat.id]} already"))
-        elif seats and seat.price.currency != seats[0].price.currency:
-            problems.append(Problem(line, f"the currency differs from {seats[0].price.currency} of the seats before"))
+        found = list(_row_problems(row)) or list(hall.add(list(_places(row)), line))
+        problems += (Problem(line, text) for text in found)
+    if len(hall.seats) > _MAX_SEATS:
+        problems.append(Problem(0, f"more than {_MAX_SEATS} seats"))
+    return hall.seats
+
+
+class _Hall:
+    """The seats so far, and what the next ones must fit."""
+
+    def __init__(self) -> None:
+        self.seats: list[Seat] = []
+        self._first_line: dict[str, int] = {}
+        self._general: dict[str, bool] = {}
+        self._row_sizes: Counter[tuple[str, str]] = Counter()
+
+    def add(self, seats: Sequence[Seat], line: int) -> Iterator[str]:
+        """What is wrong with these of one line; they are added if nothing is."""
+        general, first = is_general_admission(seats), seats[0]
+        row = (first.section, first.row)
+        if twice := [seat.id for seat in seats if seat.id in self._first_line]:
+            yield f"seat {twice[0]} stands on line {self._first_line[twice[0]]} already"
+        elif self.seats and first.price.currency != self.seats[0].price.currency:
+            yield f"the currency differs from {self.seats[0].price.currency} of the seats before"
+        elif self._general.setdefault(first.section, general) is not general:
+            yield f"section {first.section} has seats with and without row and number"
+        elif not general and self._row_sizes[row] == _MAX_ROW:
+            yield f"row {first.row} has more than {_MAX_ROW} seats"
         else:
-            first_line[seat.id] = line
-            seats.append(seat)
-    return seats
+            self._row_sizes[row] += 1
+            self._first_line |= dict.fromkeys((seat.id for seat in seats), line)
+            self.seats += seats
 
 
 def _row_problems(row: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(row, dict) or None in row or None in row.values():
         yield "not a row with a value in each column"
         return
-    if missing := [field for field in _FIELDS if field not in row]:
+    capacity = _capacity(row)
+    if missing := [field for field in (_FIELDS if capacity == "" else _GENERAL_FIELDS) if field not in row]:
         yield f"{', '.join(missing)} missing"
         return
     if wrong := [field for field in ("section", "row", "number", "id") if type(row.get(field, "")) not in (str, int)]:
         yield f"{', '.join(wrong)} neither text nor a whole number"
         return
     for field in ("section", "row", "number"):
-        if not _TEXT.fullmatch(str(row[field])):
+        if not _TEXT.fullmatch(str(row.get(field, ""))):
             yield f"{field} is over 128 characters or has control characters"
     if not str(row["section"]):
         yield "section is empty"
-    if not _ID.fullmatch(_seat_id(row)):
+    if str(row.get("accessible", "")).lower() not in _FLAGS:
+        yield "accessible is neither true nor false"
+    if capacity != "":
+        yield from _capacity_problems(row)
+    if not _ID.fullmatch(_seat_id(row) + (f"-{_MAX_SEATS}" if capacity != "" else "")):
         yield "the seat id is empty, over 128 characters, or has control characters or #"
     if not _is_price(row["price"]):
         yield f"price is not a whole number from 0 to {_MAX_PRICE}"
@@ -160,22 +236,42 @@ def _row_problems(row: Mapping[str, Any]) -> Iterator[str]:
         yield "currency is not three capital letters (ISO 4217)"
 
 
+def _capacity(row: Mapping[str, Any]) -> str:
+    """Empty: the row is one seat."""
+    return str(row.get("capacity", ""))
+
+
+def _capacity_problems(row: Mapping[str, Any]) -> Iterator[str]:
+    if not re.fullmatch(r"\d{1,6}", _capacity(row)) or not 1 <= int(_capacity(row)) <= _MAX_SEATS:
+        yield f"capacity is not a whole number from 1 to {_MAX_SEATS}"
+    if str(row.get("row", "")) or str(row.get("number", "")):
+        yield "a section with a capacity has neither row nor number"
+
+
 def _is_price(value: Any) -> bool:
     return bool(re.fullmatch(r"\d{1,13}", str(value))) and int(value) <= _MAX_PRICE
 
 
-def _seat(row: Mapping[str, Any]) -> Seat:
-    return Seat(
+def _places(row: Mapping[str, Any]) -> Iterator[Seat]:
+    """One seat, or every place of a general-admission section."""
+    seat = Seat(
         id=_seat_id(row),
         section=str(row["section"]),
-        row=str(row["row"]),
-        number=str(row["number"]),
+        row=str(row.get("row", "")),
+        number=str(row.get("number", "")),
         price=Money(int(row["price"]), row["currency"]),
+        accessible=_FLAGS[str(row.get("accessible", "")).lower()],
     )
+    if (capacity := _capacity(row)) == "":
+        yield seat
+    else:
+        yield from (replace(seat, id=f"{seat.id}-{number}") for number in range(1, int(capacity) + 1))
 
 
 def _seat_id(row: Mapping[str, Any]) -> str:
     if (given := str(row.get("id", ""))) != "":
         return given
+    if _capacity(row) != "":
+        return str(row["section"])
     of_place = (str(row["row"]), str(row["number"]))
     return "-".join(of_place) if all(of_place) else ""

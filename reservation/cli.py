@@ -127,7 +127,9 @@ def tables_create() -> None:
 
 @events_commands.command("import")
 def events_import(
-    file: Annotated[Path, typer.Argument(help="CSV (section,row,number,price,currency[,id]) or JSON.")],
+    file: Annotated[
+        Path, typer.Argument(help="CSV (section,row,number,price,currency[,id][,accessible][,capacity]) or JSON.")
+    ],
     event: Annotated[str | None, typer.Option(help="The event's id; CSV files need it.")] = None,
     name: Annotated[str | None, typer.Option(help="The event's name.")] = None,
 ) -> None:
@@ -149,6 +151,24 @@ def events_import(
 def events_demo() -> None:
     """Import the demo event."""
     _import(_settings(), catalog.demo())
+
+
+@events_commands.command("show")
+def events_show(event: str) -> None:
+    """Show an event's settings, and how many seats of each section are free, held, sold and blocked."""
+    _operate(lambda operators: operators.show_event(event))
+
+
+@events_commands.command("block")
+def events_block(event: str, seats: list[str]) -> None:
+    """Take seats off sale; exit 1 if any is held or sold, or there is no such seat."""
+    _operate(lambda operators: operators.block_seats(event, seats))
+
+
+@events_commands.command("unblock")
+def events_unblock(event: str, seats: list[str]) -> None:
+    """Put blocked seats back on sale."""
+    _operate(lambda operators: operators.unblock_seats(event, seats))
 
 
 @outbox_commands.command("list")
@@ -225,14 +245,19 @@ def _import(settings: Settings, found: Catalog) -> None:
         bar = progress.add_task(found.event.id, total=len(found.seats))
         importing = EventImport(client, settings.dynamodb_table_inventory)
         try:
-            return await importing.run(found.event, found.seats, lambda seats: progress.advance(bar, seats))
+            return await importing.run(
+                found.event,
+                found.seats,
+                lambda seats: progress.advance(bar, seats),
+                keep_settings=found.keep_settings,
+            )
         finally:
             await client.close()
 
     with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn(), console=_err) as progress:
         done = _run(main(progress))
     _out.print(
-        f"{found.event.id}: {done.added} seats added, {done.repriced} repriced, {done.unchanged} unchanged, "
+        f"{found.event.id}: {done.added} seats added, {done.changed} changed, {done.unchanged} unchanged, "
         f"{done.kept} kept as they are (held, sold or standing elsewhere)"
     )
 

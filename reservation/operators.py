@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 
@@ -13,6 +13,8 @@ from reservation import app
 from reservation.audit import Audit, received_versions
 from reservation.aws.client import AwsClient
 from reservation.aws.session import connect, session
+from reservation.domain.model import Event
+from reservation.dynamodb.events import SeatBlocks, find_event, read_hall
 from reservation.dynamodb.items import DeadLetter, dead_letter_partition
 from reservation.dynamodb.leases import NOBODY, LeaseTable
 from reservation.dynamodb.outbox import Outbox
@@ -75,6 +77,39 @@ class Operators:
         names = [shard.name for shard in (await self._leases.scan()).shards]
         async for letter in self._outbox.dead(names):
             yield letter
+
+    # Events
+
+    async def show_event(self, event_id: str) -> bool:
+        """Its settings, and the counts of each section by the newest hints."""
+        event = await find_event(self._client, self._tables.inventory, event_id)
+        if event is None:
+            self._out.print("no such event")
+            return False
+        for name, value in _described(event):
+            self._out.print(f"{name:<22}{value}", markup=False, soft_wrap=True)
+        table = _table("section", "kind", "total", "available", "held", "sold", "blocked")
+        hall = await read_hall(self._client, self._tables.inventory, event_id)
+        for counts in hall.counts(_now()):
+            numbers = (counts.total, counts.available, counts.held, counts.sold, counts.blocked)
+            table.add_row(counts.name, counts.kind.value, *map(str, numbers))
+        self._out.print(table)
+        return True
+
+    async def block_seats(self, event_id: str, seat_ids: Sequence[str]) -> bool:
+        blocks = SeatBlocks(self._client, self._tables.inventory)
+        return self._told([(seat_id, await blocks.block(event_id, seat_id)) for seat_id in seat_ids], "blocked")
+
+    async def unblock_seats(self, event_id: str, seat_ids: Sequence[str]) -> bool:
+        blocks = SeatBlocks(self._client, self._tables.inventory)
+        return self._told([(seat_id, await blocks.unblock(event_id, seat_id)) for seat_id in seat_ids], "unblocked")
+
+    def _told(self, ends: Sequence[tuple[str, bool]], done: str) -> bool:
+        refused = [seat_id for seat_id, ok in ends if not ok]
+        self._out.print(f"{len(ends) - len(refused)} {done}")
+        if refused:
+            self._out.print(f"held, sold or unknown, and left as they are: {', '.join(refused)}", soft_wrap=True)
+        return not refused
 
     # Leases and shards
 
@@ -161,6 +196,17 @@ async def operators(settings: Settings, out: Console) -> AsyncIterator[Operators
 
 def _now() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _described(event: Event) -> Iterator[tuple[str, str]]:
+    default = "as the service's settings say"
+    yield "event", f"{event.id} {event.name}".strip()
+    yield "hold", default if event.hold_seconds is None else f"{event.hold_seconds} s"
+    yield "seats a reservation", default if event.max_seats is None else str(event.max_seats)
+    yield "live holds a user", default if event.max_holds_per_user is None else str(event.max_holds_per_user)
+    yield "single seats left over", "avoided" if event.prevent_orphans else "allowed"
+    yield "sale starts", "at once" if event.sale_starts_at is None else _time(event.sale_starts_at)
+    yield "sale ends", "never" if event.sale_ends_at is None else _time(event.sale_ends_at)
 
 
 def _time(milliseconds: int) -> str:

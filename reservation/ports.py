@@ -2,11 +2,14 @@
 seconds: after it nothing new is begun, while what was sent is still awaited."""
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from reservation.domain.commands import Wish
+from reservation.domain.seating import Hall
 from reservation.domain.idempotency import Key, Record
-from reservation.domain.model import Event, Reservation, Seat
+from reservation.domain.model import Event, Reservation, Seat, SeatStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,24 @@ class Inventory(Protocol):
         """The event and the seats in the order asked for.
 
         Raises EventNotFound, InvalidRequest (unknown seats, all of them), ServiceUnavailable.
+        """
+        ...
+
+    def choice(self, event: Event, wish: Wish, until: float) -> AbstractAsyncContextManager[tuple[str, ...]]:
+        """Seats that fulfil the wish and look free, nobody else's choice in this process inside the block.
+
+        Entering raises InvalidRequest (no such section), SeatUnavailable (naming none) and ServiceUnavailable.
+        """
+        ...
+
+    async def look(self, event_id: str, seat_ids: Sequence[str], until: float) -> list[tuple[Seat, SeatStatus]]:
+        """What these seats are at this moment. Raises like facts()."""
+        ...
+
+    async def hall(self, event_id: str, until: float) -> tuple[Hall, int]:
+        """How the event's seats stand and which look free, at most 2 seconds ago, and when that was.
+
+        Raises EventNotFound, ServiceUnavailable.
         """
         ...
 

@@ -1,17 +1,22 @@
 """The use cases: create, get, confirm, cancel."""
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from reservation.domain import model
-from reservation.domain.commands import Cancel, Confirm, Create
+from reservation.domain.commands import Cancel, Confirm, Create, Wish
 from reservation.domain.errors import (
     EventNotFound,
+    FieldViolation,
     InvalidRequest,
     ReservationError,
     ReservationExpired,
     ReservationNotFound,
+    SaleNotOpen,
+    SeatUnavailable,
     ServiceUnavailable,
 )
 from reservation.domain.idempotency import Key, scoped_key, token_key
@@ -32,6 +37,17 @@ class Policy:
     max_holds_per_user: int | None = None
     max_extensions: int = 3
     max_hold_total: int = 300_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """A create under way, and what all its tries have in common. `now`: when it began, in milliseconds."""
+
+    command: Create
+    key: Key | None
+    reservation_id: str
+    op_id: str
+    now: int
 
 
 class Reservations:
@@ -58,14 +74,15 @@ class Reservations:
         self._flights = Flights()
 
     async def create(self, command: Create, until: float) -> Recorded:
-        """Raises EventNotFound, InvalidRequest (unknown seats), SeatUnavailable, IdempotencyConflict,
-        IdempotencyInProgress."""
+        """Raises EventNotFound, InvalidRequest (unknown or too many seats), SaleNotOpen, SeatUnavailable,
+        IdempotencyConflict, IdempotencyInProgress."""
         self._require_trusted_clock()
         key = _create_key(command)
         # Read before the flight begins: a caller that leaves now leaves nothing behind.
         try:
-            await self._inventory.facts(command.event_id, command.seat_ids, until)
-        except (EventNotFound, InvalidRequest):
+            event, _ = await self._inventory.facts(command.event_id, command.seat_ids, until)
+            self._require_on_sale(event, command)
+        except (EventNotFound, InvalidRequest, SaleNotOpen):
             if (earlier := await self._recall(key, until)) is not None:
                 return earlier  # what the key's record says wins over what is on sale by now
             raise
@@ -74,21 +91,48 @@ class Reservations:
 
     async def _create(self, command: Create, key: Key | None, until: float) -> Recorded:
         now = self._clock.now()
-        reservation_id, op_id = _new_reservation_id(now), _new_op_id()
+        made = _Making(command, key, _new_reservation_id(now), _new_op_id(), now)
+        if command.wish is not None:
+            return await self._hold_choice(made, command.wish, until)
         while True:
-            event, seats = await self._inventory.facts(command.event_id, command.seat_ids, until)
-            draft = self._draft(command, reservation_id, op_id, event, seats, now)
             try:
-                return await self._store.hold(draft, key, command.traceparent, until)
+                return await self._hold(made, command.seat_ids, until)
             except StaleFacts:
                 continue
 
-    def _draft(
-        self, command: Create, reservation_id: str, op_id: str, event: Event, seats: tuple[Seat, ...], now: int
-    ) -> Reservation:
+    async def _hold_choice(self, made: "_Making", wish: Wish, until: float) -> Recorded:
+        """Whoever finds that somebody was faster chooses again; the inventory has learnt from it."""
+        event, _ = await self._inventory.facts(made.command.event_id, (), until)
+        try:
+            while time.monotonic() < until:
+                async with self._inventory.choice(event, wish, until) as seat_ids:
+                    with suppress(SeatUnavailable, StaleFacts, InvalidRequest):
+                        return await self._hold(made, seat_ids, until)
+        except SeatUnavailable:
+            # Nothing is left; what the key's record says wins even over that.
+            if (earlier := await self._recall(made.key, until)) is not None:
+                return earlier
+            raise
+        raise ServiceUnavailable
+
+    async def _hold(self, made: "_Making", seat_ids: Sequence[str], until: float) -> Recorded:
+        event, seats = await self._inventory.facts(made.command.event_id, seat_ids, until)
+        return await self._store.hold(self._draft(made, event, seats), made.key, made.command.traceparent, until)
+
+    def _require_on_sale(self, event: Event, command: Create) -> None:
+        if not event.on_sale(self._clock.now()):
+            raise SaleNotOpen
+        limit = min(event.max_seats or self._policy.max_seats, self._policy.max_seats)
+        if command.wish is not None and command.wish.quantity > limit:
+            raise InvalidRequest([FieldViolation("quantity", f"is more than the {limit} seats of this event")])
+        if len(command.seat_ids) > limit:
+            raise InvalidRequest([FieldViolation("seat_ids", f"names more than {limit} seats")])
+
+    def _draft(self, made: "_Making", event: Event, seats: tuple[Seat, ...]) -> Reservation:
+        command, now = made.command, made.now
         hold = event.hold_seconds * 1000 if event.hold_seconds else self._policy.hold
         return Reservation(
-            id=reservation_id,
+            id=made.reservation_id,
             event_id=event.id,
             user_id=command.user_id,
             status=Status.HOLD,
@@ -97,8 +141,8 @@ class Reservations:
             updated_at=now,
             hold_expires_at=now + hold,
             version=1,
-            op_id=op_id,
-            shard=self._shard_for(reservation_id),
+            op_id=made.op_id,
+            shard=self._shard_for(made.reservation_id),
             reservation_token=command.reservation_token,
             metadata=command.metadata,
         )

@@ -42,11 +42,17 @@ def pool() -> descriptor_pool.DescriptorPool:
     return loaded
 
 
+def wire_class(name: str) -> Any:
+    """protobuf's own class of one of this package's messages: twenty times faster than betterproto2's, for answers with
+    hundreds of parts."""
+    return message_factory.GetMessageClass(pool().FindMessageTypeByName(f"{PACKAGE}.{name}"))
+
+
 def decoder(message_class: type[M]) -> Callable[[bytes], M]:
     """A function from bytes to `message_class`, one of this package's messages. It raises Undecodable."""
-    descriptor = pool().FindMessageTypeByName(f"{PACKAGE}.{message_class.__name__}")
-    parse = message_factory.GetMessageClass(descriptor).FromString
-    convert = _converter(descriptor)
+    wire = wire_class(message_class.__name__)
+    parse = wire.FromString
+    convert = _converter(wire.DESCRIPTOR)
 
     def decode(raw: bytes) -> M:
         try:

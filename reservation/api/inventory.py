@@ -2,21 +2,65 @@
 
 import grpc
 
-from reservation.api.registration import Method, service
+from reservation.api import convert, validation
+from reservation.api.call import Call
+from reservation.api.paging import page_position, page_token
+from reservation.api.registration import Answer, Method, service
 from reservation.api.reservations import unimplemented
+from reservation.availability import Availability
+from reservation.domain.commands import Wish
+from reservation.domain.errors import FieldViolation, InvalidRequest
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 
 
-def inventory_service() -> grpc.GenericRpcHandler:
-    """No method of it is served yet; each answers UNIMPLEMENTED in the common form."""
+class InventoryHandlers:
+    """One method an rpc: validate, one use case, convert."""
+
+    def __init__(self, availability: Availability, *, max_seats: int) -> None:
+        self._availability = availability
+        self._max_seats = max_seats
+
+    async def check(self, request: messages.CheckAvailabilityRequest, call: Call) -> Answer:
+        validation.check_availability(request, max_seats=self._max_seats)
+        wish = Wish(request.quantity, request.section)
+        prospect = await self._availability.check(request.event_id, tuple(request.seat_ids), wish, call.until)
+        return Answer(convert.prospect(prospect))
+
+    async def status(self, request: messages.GetInventoryStatusRequest, call: Call) -> Answer:
+        validation.inventory_status(request)
+        counts, as_of = await self._availability.counts(request.event_id, request.section, call.until)
+        return Answer(convert.inventory_status(request.event_id, counts, as_of))
+
+    async def seats(self, request: messages.ListSeatsRequest, call: Call) -> Answer:
+        validation.list_seats(request)
+        scope = ("seats", request.event_id, request.section)
+        page = await self._availability.seats(
+            request.event_id,
+            request.section,
+            _start(request.page_token, scope),
+            request.page_size or validation.SEATS_A_PAGE,
+            call.until,
+        )
+        following = page_token(str(page.next), scope) if page.next is not None else ""
+        return Answer(convert.seat_page(page, following))
+
+
+def _start(token: str, scope: tuple[str, ...]) -> int:
+    position = page_position(token, scope) if token else "0"
+    if not position.isdecimal():
+        raise InvalidRequest([FieldViolation("page_token", "is not a token of this list")])
+    return int(position)
+
+
+def inventory_service(handlers: InventoryHandlers) -> grpc.GenericRpcHandler:
     return service(
         "InventoryService",
         [
-            Method("CheckAvailability", messages.CheckAvailabilityRequest, unimplemented),
+            Method("CheckAvailability", messages.CheckAvailabilityRequest, handlers.check),
             Method("ReserveSeat", messages.ReserveSeatRequest, unimplemented),
             Method("CommitReservation", messages.CommitReservationRequest, unimplemented),
             Method("ReleaseHold", messages.ReleaseHoldRequest, unimplemented),
-            Method("GetInventoryStatus", messages.GetInventoryStatusRequest, unimplemented),
-            Method("ListSeats", messages.ListSeatsRequest, unimplemented),
+            Method("GetInventoryStatus", messages.GetInventoryStatusRequest, handlers.status),
+            Method("ListSeats", messages.ListSeatsRequest, handlers.seats),
         ],
     )

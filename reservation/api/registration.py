@@ -22,9 +22,9 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`headers` go out as initial metadata: after it, success is decided."""
+    """`message` may be encoded already. `headers` go out as initial metadata: after it, success is decided."""
 
-    message: betterproto2.Message
+    message: betterproto2.Message | bytes
     headers: tuple[tuple[str, str], ...] = ()
 
 

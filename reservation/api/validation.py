@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from reservation.domain.errors import FieldViolation, InvalidRequest, NotImplementedYet
+from reservation.api.paging import TOKEN_LENGTH
+from reservation.domain.errors import FieldViolation, InvalidRequest
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 
 ID_LENGTH = 128
@@ -12,6 +13,7 @@ KEY_LENGTH = 255
 TEXT_LENGTH = 512
 TAGS, TAG_LENGTH = 20, 256
 METADATA_BYTES = 1024
+SEATS_A_PAGE = 500
 
 _RESERVED = "#"  # parts an event from a seat in the store's keys
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -55,7 +57,7 @@ class Violations:
 
 
 def create(request: messages.CreateReservationRequest, *, max_seats: int) -> None:
-    """Raises InvalidRequest, and NotImplementedYet for a request that leaves the choice of seats to the service."""
+    """Raises InvalidRequest."""
     violations = Violations()
     violations.name("event_id", request.event_id)
     violations.text("user_id", request.user_id)
@@ -65,8 +67,6 @@ def create(request: messages.CreateReservationRequest, *, max_seats: int) -> Non
     if request.metadata is not None:
         _metadata(violations, request.metadata)
     violations.raise_if_any()
-    if not request.seat_ids:
-        raise NotImplementedYet
 
 
 def _seats(violations: Violations, seat_ids: list[str], quantity: int, max_seats: int) -> None:
@@ -134,6 +134,30 @@ def _by_id(
     violations.text("reservation_id", request.reservation_id, required=True)
     violations.text("user_id", request.user_id)
     more(violations)
+    violations.raise_if_any()
+
+
+def check_availability(request: messages.CheckAvailabilityRequest, *, max_seats: int) -> None:
+    violations = Violations()
+    violations.name("event_id", request.event_id)
+    violations.text("section", request.section)
+    _seats(violations, request.seat_ids, request.quantity, max_seats)
+    violations.raise_if_any()
+
+
+def inventory_status(request: messages.GetInventoryStatusRequest) -> None:
+    violations = Violations()
+    violations.name("event_id", request.event_id)
+    violations.text("section", request.section)
+    violations.raise_if_any()
+
+
+def list_seats(request: messages.ListSeatsRequest) -> None:
+    violations = Violations()
+    violations.name("event_id", request.event_id)
+    violations.text("section", request.section)
+    violations.between("page_size", request.page_size, 0, SEATS_A_PAGE)
+    violations.text("page_token", request.page_token, limit=TOKEN_LENGTH)
     violations.raise_if_any()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from reservation.domain import events
+from reservation.domain.seating import BLOCKED, FREE, SOLD
 from reservation.domain.idempotency import Key, Record
 from reservation.domain.model import Event, Metadata, Money, Reservation, Seat, SeatStatus, Spot, Status
 
@@ -14,6 +15,7 @@ Item = dict[str, Any]
 """An item in DynamoDB's own JSON: attribute name -> {"S": text} and so on."""
 
 _DEAD = "dead#"
+_TAKEN_UNTIL = {SeatStatus.AVAILABLE: FREE, SeatStatus.SOLD: SOLD, SeatStatus.BLOCKED: BLOCKED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,11 @@ class SeatState:
     holder: str = ""
     holder_key: str = ""
     hold_expires_at: int = 0
+
+    @property
+    def taken_until(self) -> int:
+        """The seat's hint, see domain.seating."""
+        return self.hold_expires_at if self.status is SeatStatus.HELD else _TAKEN_UNTIL[self.status]
 
     def takeable(self, now: int) -> bool:
         """Free, or held by a hold that has ended."""
@@ -87,14 +94,37 @@ class DeadLetter:
     died_at: int
 
 
-# Neither event ids nor seat ids contain "#", so a seat's key can never be read as another one, and a key with an empty
-# seat id is free to be the event's own.
+# Neither event ids nor seat ids contain "#", so a seat's key can never be read as another one, a key with an empty seat
+# id is free to be the event's own, and one with two "#" in a row to be what stands beside it.
 def seat_key(event_id: str, seat_id: str) -> Item:
     return {"pk": {"S": f"{event_id}#{seat_id}"}}
 
 
 def event_key(event_id: str) -> Item:
     return {"pk": {"S": f"{event_id}#"}}
+
+
+def layout_key(event_id: str) -> Item:
+    return {"pk": {"S": f"{event_id}##layout"}}
+
+
+def layout_part_key(event_id: str, version: str, part: int) -> Item:
+    return {"pk": {"S": f"{event_id}##layout#{version}#{part}"}}
+
+
+def hints_key(event_id: str, block: int) -> Item:
+    return {"pk": {"S": f"{event_id}##hints#{block}"}}
+
+
+def is_seat_pk(pk: str) -> bool:
+    """Whether an inventory item with this key is a seat or a place."""
+    return pk.count("#") == 1 and not pk.endswith("#")
+
+
+def hinted_block(pk: str) -> tuple[str, int] | None:
+    """The event and the block whose hints an inventory item has; None for any other item."""
+    event_id, _, number = pk.partition("##hints#")
+    return (event_id, int(number)) if number else None
 
 
 def reservation_key(reservation: Reservation) -> Item:
@@ -267,6 +297,15 @@ def seat_state_from_item(item: Mapping[str, Any]) -> SeatState:
         holder_key=_text(item, "holderKey"),
         hold_expires_at=int(item["holdExpiresAt"]["N"]) if "holdExpiresAt" in item else 0,
     )
+
+
+def hint_name(position: int) -> str:
+    return f"p{position}"
+
+
+def hints_from_item(item: Mapping[str, Any]) -> dict[int, int]:
+    """Until when each seat of a block is taken, by its position; see domain.seating."""
+    return {int(name[1:]): int(value["N"]) for name, value in item.items() if name != "pk"}
 
 
 def event_to_item(event: Event) -> Item:

@@ -25,7 +25,7 @@ from reservation.dynamodb.items import (
     reservation_key,
     reservation_to_item,
 )
-from reservation.dynamodb.seats import EmbeddedInventory, SeatsVerdict, batch_get, unknown_seats
+from reservation.dynamodb.seats import EmbeddedInventory, SeatsVerdict, unknown_seats
 from reservation.dynamodb.tables import DUE_INDEX, Tables
 from reservation.dynamodb.transaction import (
     Action,
@@ -33,6 +33,7 @@ from reservation.dynamodb.transaction import (
     Failed,
     Role,
     back_off,
+    batch_get,
     read,
     transact,
 )
@@ -102,16 +103,21 @@ class DynamoReservations:
             asked_at = self._now()
             verdict = await transact(self._client, self._hold_actions(draft, key, asked_at, traceparent), until)
             if verdict is None:
-                self._event_written(draft.shard)
-                return Recorded(draft)
+                return self._held(Recorded(draft))
             if (outcome := self._read_hold(verdict, draft, key, asked_at, attempt)) is not None:
-                return outcome
+                return self._held(outcome)
             await back_off(attempt, until, verdict, _time_is_up(verdict))
             if verdict.only_throttled:
                 continue
             if (outcome := await self._probe(verdict, draft, key, until, attempt)) is not None:
-                return outcome
+                return self._held(outcome)
         raise AssertionError("back_off ends it")
+
+    def _held(self, recorded: Recorded) -> Recorded:
+        if not recorded.replayed:
+            self._event_written(recorded.reservation.shard)
+            self._inventory.followed(recorded.reservation, recorded.reservation.seats)
+        return recorded
 
     async def _answer_without_writing(self, draft: Reservation, key: Key | None, until: float) -> Recorded | None:
         """A seat seen taken within the last 250 ms is refused again without a transaction. It never decides alone
@@ -181,10 +187,10 @@ class DynamoReservations:
     def _refuse(self, draft: Reservation, seats: SeatsVerdict, asked_at: int) -> None:
         """Raises if the seats decide."""
         if seats.unknown:
-            self._inventory.forget_facts(draft.event_id, seats.unknown)
+            self._inventory.forget_unknown(draft, seats.unknown)
             raise unknown_seats(draft.seat_ids, [draft.seat_ids.index(seat_id) for seat_id in seats.unknown])
         if seats.taken:
-            self._inventory.remember_taken(draft.event_id, seats.taken, asked_at)
+            self._inventory.remember_taken(draft, seats.taken, asked_at)
             raise SeatUnavailable([seat_id for seat_id, _ in seats.taken])
         if seats.repriced:
             self._inventory.forget_facts(draft.event_id, seats.repriced)
@@ -209,8 +215,8 @@ class DynamoReservations:
         raise AssertionError("back_off ends it")
 
     def _advanced(self, recorded: Recorded) -> Recorded:
-        if recorded.reservation.status is Status.CANCELLED:
-            self._inventory.freed(recorded.reservation.event_id, recorded.reservation.seat_ids)
+        if not recorded.replayed:
+            self._inventory.followed(recorded.reservation, recorded.reservation.seats)
         return recorded
 
     def _advance_actions(
@@ -305,7 +311,7 @@ class DynamoReservations:
         for attempt in count():
             verdict = await transact(self._client, self._settle_actions(before, after, seats), until)
             if verdict is None:
-                self._inventory.freed(after.event_id, [seat.id for seat in seats])
+                self._inventory.followed(after, seats)
                 self._event_written(after.shard)
                 return
             for failed in verdict.failed(Role.RESERVATION):

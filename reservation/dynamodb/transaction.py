@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -116,6 +116,28 @@ async def read(client: AwsClient, operation: str, request: dict[str, Any], until
                 return await client.call(operation, request, timeout=TRY_SECONDS, deadline=until)
         except TimeoutError:
             raise ServiceUnavailable from None
+
+
+async def batch_get(
+    client: AwsClient, keys: Mapping[str, Sequence[Item]], until: float, *, consistent: bool = True
+) -> list[Item]:
+    """One BatchGetItem of at most 100 keys, by table; more only if DynamoDB leaves some unprocessed.
+
+    Raises ServiceUnavailable."""
+    requests: dict[str, Any] = {
+        table: {"Keys": list(wanted), "ConsistentRead": consistent} for table, wanted in keys.items()
+    }
+    items: list[Item] = []
+    attempt = 0
+    while requests:
+        reply = await read(client, "BatchGetItem", {"RequestItems": requests}, until)
+        for found in reply["Responses"].values():
+            items += found
+        requests = reply.get("UnprocessedKeys") or {}
+        if requests:
+            await back_off(attempt, until)
+            attempt += 1
+    return items
 
 
 @contextmanager

@@ -18,6 +18,9 @@ import uvloop
 from reservation.aws.client import AwsClient, ServerDate
 from reservation.aws.session import AwsConfig, connect, session
 from reservation.domain.idempotency import scoped_key
+from reservation.dynamodb.halls import Halls
+from reservation.dynamodb.hints import HintTable
+from reservation.dynamodb.layouts import Layouts
 from reservation.dynamodb.reservations import DynamoReservations
 from reservation.dynamodb.seats import EmbeddedInventory
 from reservation.dynamodb.tables import Tables
@@ -105,7 +108,9 @@ async def transactions(number: int) -> list[dict[str, Any]]:
     """The requests that the store makes of so many creates of two seats."""
     recorder = _Recorder()
     client = AwsClient(recorder)
-    inventory = EmbeddedInventory(client, _TABLES.inventory, now=lambda: HELD.created_at)
+    table = _TABLES.inventory
+    halls = Halls(Layouts(client, table), HintTable(client, table), now=lambda: HELD.created_at)
+    inventory = EmbeddedInventory(client, table, halls=halls, now=lambda: HELD.created_at)
     store = DynamoReservations(
         client,
         _TABLES,

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from reservation.domain.model import Reservation, Seat, SeatStatus, Status, order_id_of
-from reservation.dynamodb.items import Item, reservation_from_item, seat_state_from_item
+from reservation.dynamodb.items import Item, is_seat_pk, reservation_from_item, seat_state_from_item
 
 _EVENT_OF = {
     Status.HOLD: "reservation.created",
@@ -30,8 +30,8 @@ class Rows:
 
     @property
     def seats(self) -> dict[str, Item]:
-        """The seat items by key; the inventory without its events."""
-        return {item["pk"]["S"]: item for item in self.inventory if not item["pk"]["S"].endswith("#")}
+        """The seat items by key; the inventory without its events, layouts and hints."""
+        return {pk: item for item in self.inventory if is_seat_pk(pk := item["pk"]["S"])}
 
     def details(self, reservation_id: str) -> list[dict[str, Any]]:
         """What the outbox tells of a reservation, in the order in which it will leave."""

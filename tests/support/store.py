@@ -14,10 +14,13 @@ from aiobotocore.session import AioSession
 
 from reservation.aws.client import AwsClient
 from reservation.aws.session import AwsConfig, connect, session
-from reservation.domain.commands import Cancel, Confirm, Create
+from reservation.domain.commands import Cancel, Confirm, Create, Wish
 from reservation.domain.model import Event, Metadata, Money, Reservation, Seat
 from reservation.dynamodb.events import EventImport
+from reservation.dynamodb.halls import Halls
+from reservation.dynamodb.hints import HintTable
 from reservation.dynamodb.items import Item, seat_key
+from reservation.dynamodb.layouts import Layouts
 from reservation.dynamodb.reservations import DynamoReservations
 from reservation.dynamodb.seats import EmbeddedInventory
 from reservation.dynamodb.tables import Tables, create_tables
@@ -66,6 +69,7 @@ class Party:
 
     client: AwsClient
     clock: SettableClock
+    halls: Halls
     inventory: EmbeddedInventory
     store: DynamoReservations
     service: Reservations
@@ -79,9 +83,10 @@ class Party:
         event: str = EVENT.id,
         metadata: Metadata | None = None,
         traceparent: str = "",
+        wish: Wish | None = None,
         patience: float = 10.0,
     ) -> Recorded:
-        command = Create(event, seat_ids, user, token, key, metadata, traceparent)
+        command = Create(event, seat_ids, user, token, key, metadata, traceparent, wish)
         return await self.service.create(command, soon(patience))
 
     async def confirm(
@@ -142,14 +147,21 @@ class Venue:
         hold: int = HOLD_MS,
         window: int = WINDOW_MS,
         shard: str | None = None,
+        stripe: tuple[int, int] = (0, 1),
     ) -> Party:
-        """Another process. `hold` and `window` (of idempotency keys) in milliseconds. `shard`: of every reservation."""
+        """Another process. `hold` and `window` (of idempotency keys) in milliseconds. `shard`: of every reservation.
+        `stripe`: its rank among the processes that choose seats, and their number. What it learns is told to the others
+        only by `halls.flush`."""
         client, clock = client or self.client, clock or self.clock
-        inventory = EmbeddedInventory(client, self.tables.inventory, now=clock.now, monotonic=clock.monotonic)
+        table = self.tables.inventory
+        halls = Halls(Layouts(client, table), HintTable(client, table), now=clock.now, monotonic=clock.monotonic)
+        inventory = EmbeddedInventory(
+            client, table, halls=halls, stripe=lambda: stripe, now=clock.now, monotonic=clock.monotonic
+        )
         store = DynamoReservations(client, self.tables, inventory, now=clock.now, key_window=window)
         policy = Policy(hold=hold, max_clock_skew=SKEW_MS)
         service = Reservations(store, inventory, policy, clock, lambda key: shard or shard_by_hash(key))
-        party = Party(client, clock, inventory, store, service)
+        party = Party(client, clock, halls, inventory, store, service)
         self._parties.append(party)
         return party
 
