@@ -43,13 +43,13 @@ class Section:
     blocks: tuple[Block, ...]
 
 
-def seat_of(section: Section, block: Block, place: Place) -> Seat:
+def seat_of(block: Block, place: Place, currency: str) -> Seat:
     return Seat(
         id=place.seat_id,
-        section=section.name,
+        section=block.section,
         row=block.row,
         number=place.number,
-        price=Money(place.amount, section.currency),
+        price=Money(place.amount, currency),
         accessible=place.accessible,
         spot=Spot(block.number, place.position),
     )
@@ -59,7 +59,7 @@ def seats_of(sections: Iterable[Section]) -> Iterator[Seat]:
     for section in sections:
         for block in section.blocks:
             for place in block.places:
-                yield seat_of(section, block, place)
+                yield seat_of(block, place, section.currency)
 
 
 def is_general_admission(seats: Iterable[Seat]) -> bool:
