@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 
 from reservation.aws.client import AwsClient
-from reservation.domain.seating import FREE
 from reservation.domain.model import Reservation, SeatStatus, Spot, Status, order_id_of
+from reservation.domain.seating import FREE
 from reservation.dynamodb.items import (
     Item,
     SeatState,

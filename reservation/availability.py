@@ -1,5 +1,5 @@
-"""The use cases that only look: counts, seat maps, and whether something could be had now. What they tell is at most two
-seconds old and reserves nothing."""
+"""The use cases that only look: counts, seat maps, and whether something could be had now. What they tell is at most
+two seconds old and reserves nothing."""
 
 import random
 from collections.abc import Sequence
@@ -64,9 +64,7 @@ class Availability:
             available = tuple(seat for seat, status in found if status is SeatStatus.AVAILABLE)
             taken = tuple(seat.id for seat, status in found if status is not SeatStatus.AVAILABLE)
             return Prospect(available, taken, remaining)
-        chosen = hall.choose(
-            wish, now=self._clock.now(), stripe=(0, 1), prevent_orphans=False, random=random.random
-        )
+        chosen = hall.choose(wish, now=self._clock.now(), stripe=(0, 1), prevent_orphans=False, random=random.random)
         return Prospect(tuple(seat for each in chosen if (seat := hall.seat(each))), (), remaining)
 
     async def _hall(self, event_id: str, section: str, until: float) -> tuple[Hall, int]:

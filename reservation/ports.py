@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from reservation.domain.commands import Wish
-from reservation.domain.seating import Hall
 from reservation.domain.idempotency import Key, Record
 from reservation.domain.model import Event, Reservation, Seat, SeatStatus
+from reservation.domain.seating import Hall
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from itertools import count
 
 from reservation.aws.client import AwsClient
 from reservation.aws.errors import ConditionFailed
-from reservation.domain.seating import BLOCKED, FREE, Hall
 from reservation.domain.layout import merged, seats_of
 from reservation.domain.model import Event, Seat, SeatStatus
+from reservation.domain.seating import BLOCKED, FREE, Hall
 from reservation.dynamodb.hints import HintTable
 from reservation.dynamodb.items import (
     Item,
@@ -129,9 +129,11 @@ class EventImport:
             imported.kept += 1
 
     async def _change(self, event_id: str, seat: Seat, imported: Imported) -> None:
-        wanted = {"accessible": {"BOOL": False}} | new_seat_to_item(event_id, seat)
+        wanted = new_seat_to_item(event_id, seat)
         names = [name for name in _CHANGING if name in wanted]
         change = "SET " + ", ".join(f"{name} = :{name}" for name in names)
+        if not seat.accessible:
+            change += " REMOVE accessible"
         values = {f":{name}": wanted[name] for name in names}
         values |= _nobodys_values()
         if await _update_seat(self._client, self._table, event_id, seat.id, change, _NOBODYS_IF, values):

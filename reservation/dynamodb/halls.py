@@ -9,9 +9,9 @@ import structlog
 from cachetools import LRUCache
 
 from reservation.domain.errors import ServiceUnavailable
-from reservation.domain.seating import Hall
 from reservation.domain.layout import Section
 from reservation.domain.model import Seat, Spot
+from reservation.domain.seating import Hall
 from reservation.dynamodb.hints import HintTable
 from reservation.dynamodb.layouts import Layouts
 

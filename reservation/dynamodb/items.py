@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 
 from reservation.domain import events
-from reservation.domain.seating import BLOCKED, FREE, SOLD
 from reservation.domain.idempotency import Key, Record
 from reservation.domain.model import Event, Metadata, Money, Reservation, Seat, SeatStatus, Spot, Status
+from reservation.domain.seating import BLOCKED, FREE, SOLD
 
 Item = dict[str, Any]
 """An item in DynamoDB's own JSON: attribute name -> {"S": text} and so on."""

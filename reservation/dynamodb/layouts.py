@@ -149,5 +149,3 @@ async def _decoded(heads: Sequence[Sequence[str]], parts: Iterable[Item]) -> tup
         Section(name, SectionKind(kind), currency, tuple(own))
         for (name, kind, currency), own in zip(heads, blocks, strict=True)
     )
-
-

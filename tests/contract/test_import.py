@@ -52,6 +52,7 @@ async def test_a_fresh_import_puts_every_seat_on_sale(venue: Venue) -> None:
         "section": {"S": "Hall"},
         "row": {"S": "A"},
         "number": {"S": "12"},
+        "spot": {"S": "0.11"},
         "amount": {"N": "120000"},
         "currency": {"S": "KRW"},
     }
@@ -61,6 +62,7 @@ async def test_a_fresh_import_puts_every_seat_on_sale(venue: Venue) -> None:
         "eventId": {"S": "evt_hall"},
         "name": {"S": "Hall"},
         "holdSeconds": {"N": "30"},
+        "preventOrphans": {"BOOL": True},
     }
     made = await venue.party().create("A-1", "C-50", event=HALL.id)
     assert made.reservation.seat_ids == ("A-1", "C-50")
@@ -127,7 +129,7 @@ async def test_a_new_price_reaches_free_seats_and_no_others(venue: Venue) -> Non
     await party.confirm(sold.id)
     before = await brought_in(venue)
     cheaper_and_dearer = [replace(seat, price=DEARER) for seat in SEATS[:3]] + SEATS[3:5]
-    assert await run(venue, cheaper_and_dearer) == Imported(added=1, repriced=1, unchanged=1, kept=2)
+    assert await run(venue, cheaper_and_dearer) == Imported(added=1, changed=1, unchanged=1, kept=2)
     after = await brought_in(venue)
     assert after["A-3"] == before["A-3"] | {"amount": {"N": "150000"}}
     assert {id_: after[id_] for id_ in ("A-1", "A-2", "A-4")} == {id_: before[id_] for id_ in ("A-1", "A-2", "A-4")}
@@ -141,7 +143,7 @@ async def test_a_past_hold_is_as_good_as_free(venue: Venue) -> None:
     await run(venue, SEATS[:1])
     party = venue.party(clock=SettableClock(1_500_000_000_000))
     held = (await party.create("A-1", event=HALL.id)).reservation
-    assert await run(venue, [replace(SEATS[0], price=DEARER)]) == Imported(repriced=1)
+    assert await run(venue, [replace(SEATS[0], price=DEARER)]) == Imported(changed=1)
     assert (await party.confirm(held.id)).reservation.total == PRICE
 
 

@@ -46,6 +46,7 @@ def seat_facts(number: int) -> Item:
         "section": {"S": "Floor"},
         "row": {"S": "A"},
         "number": {"S": str(number)},
+        "spot": {"S": f"0.{number - 1}"},
         "amount": {"N": "120000"},
         "currency": {"S": "KRW"},
     }

@@ -241,9 +241,9 @@ async def test_a_csv_file_is_imported_once_and_free_seats_follow_its_prices(
     repriced = await _import(tmp_path, "hall.csv", cheaper, "--event", "evt_csv", "--name", "Hall", **store)
     kept = "0 kept as they are (held, sold or standing elsewhere)"
     assert [told.out_words for told in (first, again, repriced)] == [
-        f"evt_csv: 2 seats added, 0 repriced, 0 unchanged, {kept}",
-        f"evt_csv: 0 seats added, 0 repriced, 2 unchanged, {kept}",
-        f"evt_csv: 0 seats added, 1 repriced, 1 unchanged, {kept}",
+        f"evt_csv: 2 seats added, 0 changed, 0 unchanged, {kept}",
+        f"evt_csv: 0 seats added, 0 changed, 2 unchanged, {kept}",
+        f"evt_csv: 0 seats added, 1 changed, 1 unchanged, {kept}",
     ]
     event, *seats = await _inventory(settings)
     assert event == {"pk": {"S": "evt_csv#"}, "eventId": {"S": "evt_csv"}, "name": {"S": "Hall"}}

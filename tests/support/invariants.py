@@ -150,7 +150,8 @@ def _order_of(confirmed: Reservation) -> Item:
 
 
 def _seat(seat: Seat) -> Item:
-    return {
+    spot = {"spot": {"S": f"{seat.spot.block}.{seat.spot.position}"}} if seat.spot is not None else {}
+    return spot | {
         "id": {"S": seat.id},
         "section": {"S": seat.section},
         "row": {"S": seat.row},

@@ -18,13 +18,15 @@ ARROWS = {
     # part: what it may import of ours, besides itself ("dynamodb.tables": that module and no other of dynamodb)
     "__main__": "cli",
     "cli": "app local demo operators catalog settings edge ministack dynamodb aws domain telemetry",
-    "operators": "app audit dynamodb aws settings",
+    "operators": "app audit dynamodb aws domain settings",
     "demo": "local app catalog dynamodb aws domain gen",
     "local": "app ministack edge catalog settings dynamodb eventbridge aws domain",
     "catalog": "domain",
     "audit": "dynamodb aws domain",
     # The composition root knows everybody; nobody knows it but those who start a service.
-    "app": "api background service availability inventory dynamodb eventbridge aws telemetry ports domain clock settings",
+    "app": (
+        "api background service availability inventory dynamodb eventbridge aws telemetry ports domain clock settings"
+    ),
     # Inward: edges and loops -> use cases -> ports -> domain.
     "api": "service availability ports domain gen edge",
     "background": (

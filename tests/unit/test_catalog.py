@@ -56,7 +56,7 @@ def problems_of(path: Path, event_id: str | None = None) -> list[tuple[int, str]
 def test_a_csv_file_is_a_catalog_whose_event_the_arguments_name(file: Callable[..., Path]) -> None:
     path = file("section,row,number,price,currency\nFloor,A,1,500,KRW\nBalcony,B,2,0,KRW\n")
     assert catalog.read(path, event_id="evt_1", name="Hall") == Catalog(
-        Event("evt_1", "Hall"), (seat("A-1"), seat("B-2", "B", "2", "Balcony", 0))
+        Event("evt_1", "Hall"), (seat("A-1"), seat("B-2", "B", "2", "Balcony", 0)), keep_settings=True
     )
 
 
@@ -275,7 +275,7 @@ def test_holds_shorter_than_five_seconds_and_what_is_no_number_are_refused(
     file: Callable[..., Path], seconds: Any
 ) -> None:
     path = file(document(record(), holdSeconds=seconds), "hall.json")
-    assert problems_of(path) == [(0, "holdSeconds is not a whole number of at least 5")]
+    assert problems_of(path) == [(0, "holdSeconds is not a whole number from 5 to 86400")]
 
 
 @pytest.mark.parametrize("name", [None, 7, ["Hall"], "Hall\n", "x" * 129])

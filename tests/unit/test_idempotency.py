@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reservation.domain.commands import Cancel, Confirm, Create
+from reservation.domain.commands import Cancel, Confirm, Create, Wish
 from reservation.domain.errors import IdempotencyConflict
 from reservation.domain.idempotency import Key, Record, scoped_key, token_key
 from reservation.domain.model import Metadata
@@ -136,6 +136,7 @@ MATTERS: list[tuple[Any, str, Any]] = [
     (CREATE, "event_id", "evt_2"),
     (CREATE, "seat_ids", ("A-12", "A-14")),
     (CREATE, "reservation_token", "rtkn_2"),
+    (CREATE, "wish", Wish(2)),
     (CONFIRM, "reservation_id", "rsv_2"),
     (CONFIRM, "payment_intent_id", "pay_2"),
     (CANCEL, "reservation_id", "rsv_2"),
@@ -177,6 +178,13 @@ def test_a_field_that_does_not_matter_leaves_the_request_equal(command: Any, fie
 
 def test_the_order_in_which_seats_are_named_does_not_matter() -> None:
     assert replace(CREATE, seat_ids=("A-13", "A-12")).content == CREATE.content
+
+
+@pytest.mark.parametrize(
+    "other", [Wish(3), Wish(2, "Floor"), Wish(2, allow_split=True), Wish(2, accessible=True)], ids=repr
+)
+def test_every_field_of_a_wish_matters(other: Wish) -> None:
+    assert replace(CREATE, seat_ids=(), wish=other).content != replace(CREATE, seat_ids=(), wish=Wish(2)).content
 
 
 def test_fewer_seats_are_another_request() -> None:
