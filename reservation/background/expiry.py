@@ -29,6 +29,11 @@ _TROUBLE_KEPT = 10_000
 _FAILED_QUIET_SECONDS, _FAILED_QUIET_MAX_SECONDS = 1.0, 60.0
 
 
+def quiet_seconds(tries: int) -> float:
+    """How long a hold is left alone that could not be settled or read so many times, from 1 on."""
+    return min(_FAILED_QUIET_MAX_SECONDS, _FAILED_QUIET_SECONDS * 2.0 ** min(tries - 1, 10))
+
+
 class Expiry:
     """`may_work_on` is asked right before each change. `now` gives milliseconds since the epoch; unless the clock is
     trusted nothing is settled. `settled` is told by how many milliseconds each hold was late."""
@@ -123,7 +128,7 @@ class Expiry:
         """Leaves one hold alone for a while, longer each time; the others go on."""
         self.failed += 1
         tries = self._trouble[reservation_id] = self._trouble.get(reservation_id, 0) + 1
-        quiet = min(_FAILED_QUIET_MAX_SECONDS, _FAILED_QUIET_SECONDS * 2 ** (tries - 1))
+        quiet = quiet_seconds(tries)
         self._quiet_until[reservation_id] = self._monotonic() + quiet
         log.error("expiry.failed", reservation_id=reservation_id, tries=tries, retry_in=quiet, exc_info=error)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from reservation.background.expiry import Expiry
+from reservation.background.expiry import Expiry, quiet_seconds
 from reservation.domain.errors import ReservationExpired, SeatUnavailable, ServiceUnavailable
 from reservation.domain.model import Reservation, Status
 from reservation.dynamodb.items import reservation_to_item
@@ -137,6 +137,12 @@ async def test_a_poison_record_never_stops_the_rest(venue: Venue) -> None:
         party.clock.advance(0 if look == 0 else 1_000)
         await expiry.look_ahead(SHARD)
         assert expiry.failed == failed
+
+
+@pytest.mark.parametrize(("tries", "seconds"), [(1, 1.0), (2, 2.0), (6, 32.0), (7, 60.0), (100_000, 60.0)])
+def test_what_fails_is_left_alone_for_a_minute_at_most_also_after_days(tries: int, seconds: float) -> None:
+    """A failing look would stop its whole shard."""
+    assert quiet_seconds(tries) == seconds
 
 
 async def test_nothing_is_settled_on_a_shard_that_was_lost_meanwhile(venue: Venue) -> None:
