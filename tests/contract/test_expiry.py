@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from reservation.background.expiry import Expiry, quiet_seconds
 from reservation.domain.errors import ReservationExpired, SeatUnavailable, ServiceUnavailable
@@ -137,6 +138,18 @@ async def test_a_poison_record_never_stops_the_rest(venue: Venue) -> None:
         party.clock.advance(0 if look == 0 else 1_000)
         await expiry.look_ahead(SHARD)
         assert expiry.failed == failed
+
+
+async def test_a_thousand_poison_records_at_its_head_never_stop_a_shard(venue: Venue) -> None:
+    party = venue.party(shard=SHARD)
+    good = (await party.create("A-1")).reservation
+    broken = reservation_to_item(replace(good, hold_expires_at=good.hold_expires_at - 1)) | {"seats": {"S": "no list"}}
+    poison = [broken | {"reservationId": {"S": f"rsv_{number:032x}"}} for number in range(1_001)]
+    await venue.put(venue.tables.reservations, *poison)
+    party.clock.advance(HOLD_MS)
+    with capture_logs():
+        await look_and_settle(party)
+    assert (await party.get(good.id)).status is Status.EXPIRED
 
 
 @pytest.mark.parametrize(("tries", "seconds"), [(1, 1.0), (2, 2.0), (6, 32.0), (7, 60.0), (100_000, 60.0)])
