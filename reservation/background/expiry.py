@@ -71,7 +71,7 @@ class Expiry:
         """Tries to settle that ended in an error, and items that could not be read."""
 
     async def run(self) -> None:
-        """Looks ahead about once a second until cancelled; its timers end with it."""
+        """Looks ahead about once a second until cancelled. Its timers end with it, and what was sent is seen through."""
         try:
             while True:
                 started = self._monotonic()
@@ -81,6 +81,7 @@ class Expiry:
             for timer in self._timers.values():
                 timer.cancel()
             await asyncio.gather(*self._timers.values(), return_exceptions=True)
+            await self._reservations.drain()
 
     async def look_ahead(self, shard: str) -> None:
         """One bounded pass: a timer for each hold of the shard that ends soon, past all that are left alone for now.

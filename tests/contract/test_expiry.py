@@ -12,7 +12,7 @@ from reservation.domain.errors import ReservationExpired, SeatUnavailable, Servi
 from reservation.domain.model import Reservation, Status
 from reservation.dynamodb.items import reservation_to_item
 from tests.support.conflict_proxy import ConflictProxy
-from tests.support.faults import LoseReply, Request, Throttle
+from tests.support.faults import Fault, HoldReply, LoseReply, Request, Throttle
 from tests.support.invariants import violations
 from tests.support.store import HOLD_MS, NOW, Party, SettableClock, Venue, soon
 
@@ -115,7 +115,26 @@ async def test_a_lost_reply_and_a_throttle_settle_once(venue: Venue) -> None:
     assert len((await venue.rows()).details(held.id)) == 2
 
 
-def _script(proxy: ConflictProxy, *faults: Throttle | LoseReply) -> None:
+async def test_a_stop_waits_for_the_end_that_is_being_written(venue: Venue) -> None:
+    """Its connections close after it."""
+    async with venue.behind() as (proxy, client):
+        party = venue.party(client, shard=SHARD)
+        held = (await party.create("A-1")).reservation
+        party.clock.advance(HOLD_MS)
+        reply = HoldReply()
+        _script(proxy, reply)
+        running = asyncio.create_task(expiry_of(party).run())
+        await reply.reached.wait()
+        running.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not running.done()
+        reply.event.set()
+        await asyncio.wait([running])
+        assert (await _stored(venue, held)).status is Status.EXPIRED
+
+
+def _script(proxy: ConflictProxy, *faults: Fault) -> None:
     def transaction(request: Request) -> bool:
         return request.operation == "TransactWriteItems"
 
