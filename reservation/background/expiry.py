@@ -71,7 +71,7 @@ class Expiry:
         """Tries to settle that ended in an error, and items that could not be read."""
 
     async def run(self) -> None:
-        """Looks ahead about once a second until cancelled. Its timers end with it, and what was sent is seen through."""
+        """Looks ahead about once a second until cancelled. Its timers end with it; what was sent is seen through."""
         try:
             while True:
                 started = self._monotonic()

@@ -28,7 +28,7 @@ class Leader:
     """One worker's part in the leases.
 
     `worker_id` is this process's alone, also after a restart. `monotonic` gives seconds, `now` milliseconds since the
-    epoch. `fit` tells whether this process is able to do the work: until it has been for a lease, others have the shards.
+    epoch. `fit` tells whether this process is able to do the work: until it has been for a lease, it holds nothing.
     `on_change(gained, lost)` is called with every change, at once and synchronously; it must not raise.
     Its owner runs `run`, and calls `stop` after `run` has been cancelled.
     """
