@@ -1,6 +1,7 @@
 """What operators look into and put right: dead letters, leases, shards, and the audit."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,9 +18,12 @@ from reservation.clock import Clock
 from reservation.dynamodb.items import DeadLetter, dead_letter_partition
 from reservation.dynamodb.leases import NOBODY, LeaseTable
 from reservation.dynamodb.outbox import Outbox
-from reservation.dynamodb.retirement import retire
+from reservation.dynamodb.retirement import LASTING_SHARD, NotRetirable, retire
 from reservation.dynamodb.tables import DUE_INDEX
 from reservation.settings import Settings
+
+# "#" parts a shard's rows from its dead letters, and nothing can be written under an empty name.
+_SHARD_NAME = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 
 class Operators:
@@ -93,6 +97,9 @@ class Operators:
         return True
 
     async def add_shard(self, name: str) -> bool:
+        if _SHARD_NAME.fullmatch(name) is None:
+            self._out.print("a shard's name has 1 to 64 letters, digits, - and _", markup=False)
+            return False
         await self._leases.add_shard(name, self._now())
         self._out.print(f"{name} is there; processes use it from their next look at the leases on")
         return True
@@ -100,14 +107,18 @@ class Operators:
     async def retire_shard(self, name: str) -> bool:
         """Waits until nobody chooses it any more, and removes it if it is empty."""
         self._out.print(f"waiting until no process can choose {name} any more ...")
-        removed = await retire(
-            self._leases,
-            name,
-            self._is_empty,
-            lease_seconds=self._settings.lease_seconds,
-            sleep=asyncio.sleep,
-            monotonic=time.monotonic,
-        )
+        try:
+            removed = await retire(
+                self._leases,
+                name,
+                self._is_empty,
+                lease_seconds=self._settings.lease_seconds,
+                sleep=asyncio.sleep,
+                monotonic=time.monotonic,
+            )
+        except NotRetirable:
+            self._out.print(f"there is no shard {name}, or it is {LASTING_SHARD}, which is never retired", markup=False)
+            return False
         self._out.print(
             f"{name} is removed" if removed else f"{name} is not empty yet and takes nothing new; run it again"
         )

@@ -17,7 +17,17 @@ from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from reservation.operators import Operators
 from reservation.settings import Settings
 from tests.support.command import ended, environment_of
-from tests.support.system import System, call, dynamodb_of, own_settings, selling, serving, table_name
+from tests.support.system import (
+    System,
+    call,
+    dynamodb_of,
+    make_tables,
+    own_settings,
+    scan,
+    selling,
+    serving,
+    table_name,
+)
 
 LETTER = DeadLetter(
     OutboxRow("0003", "1900000000000#rsv_1#000001", "rsv_1", "reservation.created", '{"messageId":"rsv_1#1"}'),
@@ -119,3 +129,20 @@ async def test_shards_are_added_and_retired(settings: Settings, queue: str) -> N
         assert "0099" not in (await ended("shards", "list", **environment)).out
         with pytest.raises(grpc.aio.AioRpcError):
             await call(system.channel, messages.GetReservationRequest(reservation_id="rsv_unknown"))
+
+
+@pytest.mark.parametrize("name", ["", "dead#0003", "0003#", "a b", 65 * "x"])
+async def test_a_shard_whose_rows_could_be_taken_for_others_is_not_added(settings: Settings, name: str) -> None:
+    await make_tables(settings)
+    async with dynamodb_of(settings) as dynamodb:
+        assert not await Operators(settings, dynamodb, Console(file=StringIO())).add_shard(name)
+        assert await scan(dynamodb, settings.dynamodb_table_leases) == []
+
+
+@pytest.mark.parametrize("name", ["0000", "4711"])
+async def test_a_shard_that_cannot_be_retired_is_named(settings: Settings, name: str) -> None:
+    await make_tables(settings)
+    out = StringIO()
+    async with dynamodb_of(settings) as dynamodb:
+        assert not await Operators(settings, dynamodb, Console(file=out)).retire_shard(name)
+    assert f"no shard {name}" in out.getvalue()
