@@ -55,7 +55,10 @@ class Operators:
             self._out.print("no such dead letter")
             return False
         self._out.print(f"{letter.error_code}: {letter.error_message}", markup=False)
-        self._out.print_json(letter.row.detail)
+        try:
+            self._out.print_json(letter.row.detail)
+        except ValueError:  # for which the bus may have refused it
+            self._out.print(letter.row.detail, markup=False, highlight=False, soft_wrap=True)
         return True
 
     async def replay_dead(self, shard: str | None, seq: str | None) -> bool:

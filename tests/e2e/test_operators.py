@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from dataclasses import replace
 from io import StringIO
 
 import grpc
@@ -146,3 +147,14 @@ async def test_a_shard_that_cannot_be_retired_is_named(settings: Settings, name:
     async with dynamodb_of(settings) as dynamodb:
         assert not await Operators(settings, dynamodb, Console(file=out)).retire_shard(name)
     assert f"no shard {name}" in out.getvalue()
+
+
+async def test_a_dead_letter_that_is_no_json_is_shown_as_it_is(settings: Settings) -> None:
+    await make_tables(settings)
+    out = StringIO()
+    broken = replace(LETTER, row=replace(LETTER.row, detail="{[no json]"))
+    async with dynamodb_of(settings) as dynamodb:
+        put = {"TableName": table_name(settings, "outbox"), "Item": dead_letter_to_item(broken)}
+        await dynamodb.call("PutItem", put)
+        assert await Operators(settings, dynamodb, Console(file=out)).show_dead(broken.row.shard, broken.row.seq)
+    assert "{[no json]" in out.getvalue()
