@@ -103,6 +103,17 @@ async def test_a_process_whose_clock_is_an_hour_off_is_not_ready_but_alive(minis
     assert "the clock is" in checks[0]["problem"]
 
 
+async def test_a_process_whose_clock_is_an_hour_off_leaves_the_background_work_to_others(ministack_url: str) -> None:
+    settings = own_settings(ministack_url, lease_seconds=1.0)
+    await make_tables(settings)
+    with capture_logs() as logged:
+        async with serving(settings, clock_offset=AN_HOUR) as system, asyncio.timeout(30):
+            while {"leases.lost", "not fit"} - {entry.get(name) for entry in logged for name in ("event", "reason")}:
+                await asyncio.sleep(0.05)
+            while any(lease.get("owner", {"S": ""})["S"] for lease in await system.items("leases")):
+                await asyncio.sleep(0.05)
+
+
 async def test_a_service_that_leaves_is_not_ready_but_alive_whatever_a_late_check_says() -> None:
     health = Health()
     await health.start()
