@@ -193,6 +193,7 @@ def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Backgro
         now=clock.now,
         random=Random(),
         on_change=follow,
+        fit=clock.trusted,  # without it nothing would be expired, and its shards must be another's
     )
     relay = Relay(
         Outbox(clients.loops, tables.outbox),

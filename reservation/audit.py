@@ -5,10 +5,12 @@ again, strongly consistent, and it is reported if it is still so every time.
 """
 
 import asyncio
+import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import Any, Protocol
 
 import orjson
 
@@ -18,41 +20,55 @@ from reservation.domain.seating import FREE
 from reservation.dynamodb.items import (
     Item,
     SeatState,
+    UnreadableRow,
     hinted_block,
     hints_from_item,
     hints_key,
     is_seat_pk,
+    outbox_row_from_item,
     reservation_from_item,
     seat_from_item,
     seat_state_from_item,
+    shard_of_dead_letters,
 )
 from reservation.dynamodb.tables import Tables
 
 _RECHECKS, _RECHECK_SECONDS = 3, 1.0
 
+_SILENCE_SECONDS = 5.0
+"""A queue that has not brought an event that was missing for so long does not have it."""
+
+Told = tuple[str, int]
+"""An event: the reservation's id and its version."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A broken promise. `kind` names the rule, `subject` the item; `seats` and `reservations` are what it is about."""
+    """A broken promise. `kind` names the rule, `subject` the item; the others are what it is about."""
 
     kind: str
     subject: str
     text: str = field(compare=False)
     seats: tuple[str, ...] = field(default=(), compare=False)
     reservations: tuple[str, ...] = field(default=(), compare=False)
+    orders: tuple[str, ...] = field(default=(), compare=False)
+    events: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(slots=True)
 class Snapshot:
-    """What was read: seats by key, reservations and orders by id, events still in the outbox by (shard, seq); the spots
-    of seats by their keys, and hints by (event, spot)."""
+    """What was read: seats by key, reservations by id, orders as (their id, their reservation's), events that wait in
+    the outbox and those that are dead letters, each by its row's key; the spots of seats by their keys, and hints by
+    (event, spot); and what could not be read, by its key."""
 
     seats: dict[str, SeatState] = field(default_factory=dict)
     spots: dict[str, Spot] = field(default_factory=dict)
     hints: dict[tuple[str, Spot], int] = field(default_factory=dict)
     reservations: dict[str, Reservation] = field(default_factory=dict)
-    orders: dict[str, str] = field(default_factory=dict)
-    outbox: dict[tuple[str, str], str] = field(default_factory=dict)
+    orders: set[tuple[str, str]] = field(default_factory=set)
+    outbox: set[UnreadableRow] = field(default_factory=set)
+    dead: set[UnreadableRow] = field(default_factory=set)
+    unreadable: dict[str, Finding] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +88,13 @@ def findings(snapshot: Snapshot, *, now: int, graces: Graces) -> Iterator[Findin
         yield from _hint_findings(pk, seat, snapshot, now, graces)
     for reservation in snapshot.reservations.values():
         yield from _reservation_findings(reservation, snapshot, now, graces)
-    for order_id, reservation_id in snapshot.orders.items():
-        sold_to = snapshot.reservations.get(reservation_id)
-        if sold_to is None or sold_to.status is not Status.CONFIRMED:
-            text = f"is for a reservation that is {sold_to.status if sold_to else 'missing'}"
-            yield Finding("order-without-sale", order_id, text, reservations=(reservation_id,))
-    for (shard, seq), reservation_id in snapshot.outbox.items():
-        if (late := now - int(seq.split("#")[0])) > graces.outbox:
+    for order_id, reservation_id in snapshot.orders:
+        yield from _order_findings(order_id, reservation_id, snapshot)
+    for row in snapshot.outbox:
+        if row.written_at is not None and (late := now - row.written_at) > graces.outbox:
             text = f"has waited {late / 1000:.0f} s to be published"
-            yield Finding("event-stuck", f"{shard}/{seq}", text, reservations=(reservation_id,))
+            yield Finding("event-stuck", _name_of(row), text, events=(_name_of(row),))
+    yield from snapshot.unreadable.values()
 
 
 def _seat_findings(pk: str, seat: SeatState, snapshot: Snapshot) -> Iterator[Finding]:
@@ -88,6 +102,8 @@ def _seat_findings(pk: str, seat: SeatState, snapshot: Snapshot) -> Iterator[Fin
         return
     holder = snapshot.reservations.get(seat.holder)
     about = {"seats": (pk,), "reservations": (seat.holder,)}
+    if holder is None and seat.holder in snapshot.unreadable:
+        return
     if holder is None or pk not in _seat_pks(holder):
         yield Finding("seat-without-reservation", pk, f"is {seat.status} for {seat.holder}, which has it not", **about)
     elif holder.seat_status is not seat.status:
@@ -115,8 +131,20 @@ def _reservation_findings(reservation: Reservation, snapshot: Snapshot, now: int
     if reservation.seat_status is not None and lost and not past:
         text = f"is {reservation.status} without {', '.join(lost)}"
         yield Finding("reservation-without-seats", reservation.id, text, **about)
-    if reservation.status is Status.CONFIRMED and order_id_of(reservation.id) not in snapshot.orders:
+    if reservation.status is Status.CONFIRMED and (order_id_of(reservation.id), reservation.id) not in snapshot.orders:
         yield Finding("sale-without-order", reservation.id, "is CONFIRMED and has no order", **about)
+
+
+def _order_findings(order_id: str, reservation_id: str, snapshot: Snapshot) -> Iterator[Finding]:
+    sold_to = snapshot.reservations.get(reservation_id)
+    if sold_to is None and reservation_id in snapshot.unreadable:
+        return
+    if sold_to is None or sold_to.status is not Status.CONFIRMED:
+        text = f"is for a reservation that is {sold_to.status if sold_to else 'missing'}"
+        yield Finding("order-without-sale", order_id, text, reservations=(reservation_id,), orders=(order_id,))
+    elif order_id != order_id_of(reservation_id):
+        text = f"is another order for {reservation_id}"
+        yield Finding("order-without-sale", order_id, text, reservations=(reservation_id,), orders=(order_id,))
 
 
 def _has(seat: SeatState | None, reservation: Reservation) -> bool:
@@ -127,20 +155,36 @@ def _seat_pks(reservation: Reservation) -> tuple[str, ...]:
     return tuple(f"{reservation.event_id}#{seat_id}" for seat_id in reservation.seat_ids)
 
 
-def missing_events(snapshot: Snapshot, received: Mapping[str, set[int]]) -> Iterator[Finding]:
-    """Versions of reservations that nobody received and that do not wait in the outbox any more."""
-    waiting: dict[str, set[int]] = defaultdict(set)
-    for (_, seq), reservation_id in snapshot.outbox.items():
-        waiting[reservation_id].add(int(seq.rsplit("#", 1)[1]))
+def untold(snapshot: Snapshot) -> Iterator[Told]:
+    """Events that are neither in the outbox any more nor dead letters: the bus has accepted them."""
+    here = {(row.reservation_id, row.version) for row in snapshot.outbox | snapshot.dead}
     for reservation in snapshot.reservations.values():
-        told = received.get(reservation.id, set()) | waiting[reservation.id]
-        if lost := set(range(1, reservation.version + 1)) - told:
-            text = f"version {', '.join(map(str, sorted(lost)))} was never received"
-            yield Finding("event-lost", reservation.id, text, reservations=(reservation.id,))
+        for version in range(1, reservation.version + 1):
+            if (reservation.id, version) not in here:
+                yield reservation.id, version
+
+
+def missing_events(snapshot: Snapshot, received: Set[Told]) -> Iterator[Finding]:
+    """Versions of reservations that the bus has accepted and nobody received."""
+    lost: dict[str, list[int]] = defaultdict(list)
+    for reservation_id, version in untold(snapshot):
+        if (reservation_id, version) not in received:
+            lost[reservation_id].append(version)
+    for reservation_id, versions in lost.items():
+        text = f"version {', '.join(map(str, versions))} was never received"
+        yield Finding("event-lost", reservation_id, text, reservations=(reservation_id,), events=(reservation_id,))
+
+
+class Receiver(Protocol):
+    """Where all events arrive."""
+
+    async def receive(self) -> Set[Told]:
+        """Some of the events that were not received yet; none if there are none after about a second."""
+        ...
 
 
 class Audit:
-    """`now` gives milliseconds since the epoch."""
+    """`now` gives milliseconds since the epoch. With a `receiver` events are looked for that never came."""
 
     def __init__(
         self,
@@ -149,45 +193,68 @@ class Audit:
         *,
         now: Callable[[], int],
         graces: Graces = Graces(),
+        receiver: Receiver | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._tables = tables
         self._now = now
         self._graces = graces
+        self._receiver = receiver
+        self._received: set[Told] = set()
         self._sleep = sleep
+        self._monotonic = monotonic
 
-    async def run(self, received: Mapping[str, set[int]] | None = None) -> tuple[Snapshot, list[Finding]]:
-        """What was read, and what is wrong. `received`: versions that a queue received, by reservation id."""
+    async def run(self) -> tuple[Snapshot, list[Finding]]:
+        """What was read, and what is wrong."""
         snapshot = await self._read_everything()
-        suspects = set(self._judge(snapshot, received))
+        suspects = await self._judge(snapshot)
         for _ in range(_RECHECKS):
             if not suspects:
                 break
             await self._sleep(_RECHECK_SECONDS)
-            suspects &= set(self._judge(await self._read_again(suspects), received))
+            suspects &= await self._judge(await self._read_again(suspects))
         return snapshot, sorted(suspects, key=lambda finding: (finding.kind, finding.subject))
 
-    def _judge(self, snapshot: Snapshot, received: Mapping[str, set[int]] | None) -> Iterator[Finding]:
-        yield from findings(snapshot, now=self._now(), graces=self._graces)
-        if received is not None:
-            yield from missing_events(snapshot, received)
+    async def _judge(self, snapshot: Snapshot) -> set[Finding]:
+        found = set(findings(snapshot, now=self._now(), graces=self._graces))
+        if self._receiver is not None:
+            await self._listen(self._receiver, snapshot)
+            found |= set(missing_events(snapshot, self._received))
+        return found
+
+    async def _listen(self, receiver: Receiver, snapshot: Snapshot) -> None:
+        """Receives what the snapshot knows of. The events of a sale that goes on never end, so it cannot wait until
+        there are no more."""
+        missing = set(untold(snapshot)) - self._received
+        until = self._monotonic() + _SILENCE_SECONDS
+        while missing and self._monotonic() < until:
+            news = await receiver.receive()
+            self._received |= news
+            if news & missing:
+                until = self._monotonic() + _SILENCE_SECONDS
+            missing -= news
 
     async def _read_everything(self) -> Snapshot:
+        """The outbox after the reservations: an event that is not there any more is with the bus."""
         tables, snapshot = self._tables, Snapshot()
-        for item in await self._scan(tables.outbox):
-            _add_event(snapshot, item)
-        for item in await self._scan(tables.inventory):
+        async for item in self._scan(tables.inventory):
             _add_seat(snapshot, item)
             _add_hints(snapshot, item)
-        for item in await self._scan(tables.reservations):
+        async for item in self._scan(tables.reservations):
             _add_reservation(snapshot, item)
-        for item in await self._scan(tables.orders):
+        async for item in self._scan(tables.orders):
             _add_order(snapshot, item)
+        await self._read_outbox(snapshot)
         return snapshot
 
+    async def _read_outbox(self, snapshot: Snapshot) -> None:
+        async for item in self._scan(self._tables.outbox):
+            _add_event(snapshot, item)
+
     async def _read_again(self, suspects: Iterable[Finding]) -> Snapshot:
-        """Seats before their holders: who holds a seat was written together with it."""
+        """Seats before their holders: who holds a seat was written together with it. Events last, as above."""
         suspects = list(suspects)
         snapshot = Snapshot()
         for pk in {pk for suspect in suspects for pk in suspect.seats}:
@@ -195,11 +262,10 @@ class Audit:
         holders = {seat.holder for seat in snapshot.seats.values() if seat.holder}
         for reservation_id in holders | {each for suspect in suspects for each in suspect.reservations}:
             await self._read_reservation(snapshot, reservation_id)
-        for suspect in suspects:
-            if suspect.kind == "event-stuck":
-                await self._read_event(snapshot, *suspect.subject.split("/", 1))
-            elif suspect.kind == "order-without-sale":
-                await self._read_orders(snapshot, suspect.subject)
+        for order_id in {order_id for suspect in suspects for order_id in suspect.orders}:
+            await self._read_orders(snapshot, order_id)
+        if any(suspect.events for suspect in suspects):
+            await self._read_outbox(snapshot)
         return snapshot
 
     async def _read_seat(self, snapshot: Snapshot, pk: str) -> None:
@@ -209,16 +275,12 @@ class Audit:
             hints = await self._get(self._tables.inventory, hints_key(pk.partition("#")[0], spot.block))
             _add_hints(snapshot, hints or {})
 
-    async def _read_event(self, snapshot: Snapshot, shard: str, seq: str) -> None:
-        if (item := await self._get(self._tables.outbox, {"shard": {"S": shard}, "seq": {"S": seq}})) is not None:
-            _add_event(snapshot, item)
-
     async def _read_reservation(self, snapshot: Snapshot, reservation_id: str) -> None:
         for item in await self._query(self._tables.reservations, "reservationId", reservation_id):
             _add_reservation(snapshot, item)
-            for pk in _seat_pks(snapshot.reservations[reservation_id]):
-                if pk not in snapshot.seats:
-                    await self._read_seat(snapshot, pk)
+        if (reservation := snapshot.reservations.get(reservation_id)) is not None:
+            for pk in set(_seat_pks(reservation)) - snapshot.seats.keys():
+                await self._read_seat(snapshot, pk)
         await self._read_orders(snapshot, order_id_of(reservation_id))
 
     async def _read_orders(self, snapshot: Snapshot, order_id: str) -> None:
@@ -240,22 +302,30 @@ class Audit:
         items: list[Item] = (await self._client.call("Query", query))["Items"]
         return items
 
-    async def _scan(self, table: str) -> list[Item]:
-        items: list[Item] = []
+    async def _scan(self, table: str) -> AsyncIterator[Item]:
         page: dict[str, Any] = {"TableName": table, "ConsistentRead": True}
         while True:
             reply = await self._client.call("Scan", page, timeout=30.0)
-            items += reply["Items"]
+            for item in reply["Items"]:
+                yield item
             if not (last := reply.get("LastEvaluatedKey")):
-                return items
+                return
             page["ExclusiveStartKey"] = last
 
 
+_UNREADABLE = (KeyError, TypeError, ValueError)
+
+
 def _add_seat(snapshot: Snapshot, item: Item) -> None:
-    if is_seat_pk(pk := item["pk"]["S"]):
+    pk = item["pk"]["S"]
+    if not is_seat_pk(pk):
+        return
+    try:
         snapshot.seats[pk] = seat_state_from_item(item)
         if (spot := seat_from_item(item).spot) is not None:
             snapshot.spots[pk] = spot
+    except _UNREADABLE:
+        _add_unreadable(snapshot, "inventory", pk, seats=(pk,))
 
 
 def _add_hints(snapshot: Snapshot, item: Item) -> None:
@@ -266,31 +336,71 @@ def _add_hints(snapshot: Snapshot, item: Item) -> None:
 
 
 def _add_reservation(snapshot: Snapshot, item: Item) -> None:
-    reservation = reservation_from_item(item)
-    snapshot.reservations[reservation.id] = reservation
+    reservation_id = item["reservationId"]["S"]
+    try:
+        snapshot.reservations[reservation_id] = reservation_from_item(item)
+    except _UNREADABLE:
+        _add_unreadable(snapshot, "reservations", reservation_id, reservations=(reservation_id,))
 
 
 def _add_order(snapshot: Snapshot, item: Item) -> None:
-    snapshot.orders[item["orderId"]["S"]] = item["reservationId"]["S"]
+    snapshot.orders.add((item["orderId"]["S"], item["reservationId"]["S"]))
 
 
 def _add_event(snapshot: Snapshot, item: Item) -> None:
-    if not item["shard"]["S"].startswith("dead#"):
-        snapshot.outbox[item["shard"]["S"], item["seq"]["S"]] = item["reservationId"]["S"]
+    """A row's key says whose it is and how old."""
+    shard, seq = item["shard"]["S"], item["seq"]["S"]
+    alive = shard_of_dead_letters(shard)
+    row = UnreadableRow(alive or shard, seq)
+    (snapshot.dead if alive else snapshot.outbox).add(row)
+    try:
+        outbox_row_from_item(item)
+    except _UNREADABLE:
+        _add_unreadable(snapshot, "outbox", _name_of(row), events=(_name_of(row),))
 
 
-async def received_versions(sqs: Any, queue_url: str) -> dict[str, set[int]]:
-    """The versions of each reservation that a queue behind an EventBridge rule holds. Messages are left in it; they are
-    hidden from other receivers for two minutes. `sqs` is an aiobotocore client."""
-    received: dict[str, set[int]] = defaultdict(set)
-    empty = 0
-    while empty < 2:
-        reply = await sqs.receive_message(
-            QueueUrl=queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=1, VisibilityTimeout=120
+def _add_unreadable(snapshot: Snapshot, table: str, key: str, **about: tuple[str, ...]) -> None:
+    text = f"of {table} is nothing that this version understands"
+    snapshot.unreadable[key] = Finding("unreadable", key, text, **about)
+
+
+def _name_of(row: UnreadableRow) -> str:
+    return f"{row.shard}/{row.seq}"
+
+
+class EventQueue:
+    """An SQS queue behind an EventBridge rule, as it is: what was received is shown to others again by `release`.
+    `sqs` is an aiobotocore client."""
+
+    def __init__(self, sqs: Any, url: str) -> None:
+        self._sqs = sqs
+        self._url = url
+        self._handles: dict[str, str] = {}
+
+    async def receive(self) -> Set[Told]:
+        """See Receiver. What was received is hidden from other receivers for two minutes. Messages that are no events
+        of ours are passed over."""
+        reply = await self._sqs.receive_message(
+            QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=1, VisibilityTimeout=120
         )
         messages = reply.get("Messages", [])
-        empty = 0 if messages else empty + 1
-        for message in messages:
-            detail = orjson.loads(message["Body"])["detail"]
-            received[detail["reservation"]["reservationId"]].add(detail["version"])
-    return received
+        self._handles |= {message["MessageId"]: message["ReceiptHandle"] for message in messages}
+        return {told for message in messages if (told := _told(message["Body"])) is not None}
+
+    async def release(self) -> None:
+        """Shows everything to other receivers again."""
+        handles = iter(self._handles.values())
+        while batch := list(islice(handles, 10)):
+            entries = [
+                {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": 0}
+                for number, handle in enumerate(batch)
+            ]
+            await self._sqs.change_message_visibility_batch(QueueUrl=self._url, Entries=entries)
+
+
+def _told(body: str) -> Told | None:
+    try:
+        detail = orjson.loads(body)["detail"]
+        return detail["reservation"]["reservationId"], detail["version"]
+    except _UNREADABLE:
+        return None

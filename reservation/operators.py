@@ -1,6 +1,7 @@
 """What operators look into and put right: dead letters, leases, shards, and the audit."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,26 +11,31 @@ from rich.console import Console
 from rich.table import Table
 
 from reservation import app
-from reservation.audit import Audit, received_versions
+from reservation.audit import Audit, EventQueue, Graces
 from reservation.aws.client import AwsClient
 from reservation.aws.session import connect, session
+from reservation.clock import Clock
 from reservation.domain.model import Event
 from reservation.dynamodb.events import SeatBlocks, find_event, read_hall
 from reservation.dynamodb.items import DeadLetter, dead_letter_partition
 from reservation.dynamodb.leases import NOBODY, LeaseTable
 from reservation.dynamodb.outbox import Outbox
-from reservation.dynamodb.retirement import retire
+from reservation.dynamodb.retirement import LASTING_SHARD, NotRetirable, retire
 from reservation.dynamodb.tables import DUE_INDEX
 from reservation.settings import Settings
 
+# "#" parts a shard's rows from its dead letters, and nothing can be written under an empty name.
+_SHARD_NAME = re.compile(r"[0-9A-Za-z_-]{1,64}")
+
 
 class Operators:
-    """One method a command. Each prints to `out` and returns whether all is well."""
+    """One method a command. Each prints to `out` and returns whether all is well. `clock`: this machine's."""
 
-    def __init__(self, settings: Settings, client: AwsClient, out: Console) -> None:
+    def __init__(self, settings: Settings, client: AwsClient, out: Console, *, clock: Clock | None = None) -> None:
         self._settings = settings
         self._client = client
         self._out = out
+        self._clock = clock or Clock(lambda: client.server_date)
         self._tables = app.tables_of(settings)
         self._outbox = Outbox(client, self._tables.outbox)
         self._leases = LeaseTable(client, self._tables.leases, lease_seconds=settings.lease_seconds)
@@ -51,7 +57,10 @@ class Operators:
             self._out.print("no such dead letter")
             return False
         self._out.print(f"{letter.error_code}: {letter.error_message}", markup=False)
-        self._out.print_json(letter.row.detail)
+        try:
+            self._out.print_json(letter.row.detail)
+        except ValueError:  # for which the bus may have refused it
+            self._out.print(letter.row.detail, markup=False, highlight=False, soft_wrap=True)
         return True
 
     async def replay_dead(self, shard: str | None, seq: str | None) -> bool:
@@ -90,7 +99,7 @@ class Operators:
             self._out.print(f"{name:<22}{value}", markup=False, soft_wrap=True)
         table = _table("section", "kind", "total", "available", "held", "sold", "blocked")
         hall = await read_hall(self._client, self._tables.inventory, event_id)
-        for counts in hall.counts(_now()):
+        for counts in hall.counts(self._now()):
             numbers = (counts.total, counts.available, counts.held, counts.sold, counts.blocked)
             table.add_row(counts.name, counts.kind.value, *map(str, numbers))
         self._out.print(table)
@@ -126,21 +135,28 @@ class Operators:
         return True
 
     async def add_shard(self, name: str) -> bool:
-        await self._leases.add_shard(name, _now())
+        if _SHARD_NAME.fullmatch(name) is None:
+            self._out.print("a shard's name has 1 to 64 letters, digits, - and _", markup=False)
+            return False
+        await self._leases.add_shard(name, self._now())
         self._out.print(f"{name} is there; processes use it from their next look at the leases on")
         return True
 
     async def retire_shard(self, name: str) -> bool:
         """Waits until nobody chooses it any more, and removes it if it is empty."""
         self._out.print(f"waiting until no process can choose {name} any more ...")
-        removed = await retire(
-            self._leases,
-            name,
-            self._is_empty,
-            lease_seconds=self._settings.lease_seconds,
-            sleep=asyncio.sleep,
-            monotonic=time.monotonic,
-        )
+        try:
+            removed = await retire(
+                self._leases,
+                name,
+                self._is_empty,
+                lease_seconds=self._settings.lease_seconds,
+                sleep=asyncio.sleep,
+                monotonic=time.monotonic,
+            )
+        except NotRetirable:
+            self._out.print(f"there is no shard {name}, or it is {LASTING_SHARD}, which is never retired", markup=False)
+            return False
         self._out.print(
             f"{name} is removed" if removed else f"{name} is not empty yet and takes nothing new; run it again"
         )
@@ -168,22 +184,40 @@ class Operators:
 
     async def audit(self, queue_url: str | None) -> bool:
         """False if any promise is broken."""
-        received = await self._received(queue_url) if queue_url else None
-        snapshot, broken = await Audit(self._client, self._tables, now=_now).run(received)
+        async with self._receiver(queue_url) as receiver:
+            audit = Audit(self._client, self._tables, now=self._now, graces=self._graces, receiver=receiver)
+            snapshot, broken = await audit.run()
         for finding in broken:
             self._out.print(f"{finding.kind}: {finding.subject} {finding.text}", markup=False, soft_wrap=True)
         read = (
             f"{len(snapshot.reservations)} reservations, {len(snapshot.seats)} seats, {len(snapshot.orders)} orders, "
-            f"{len(snapshot.outbox)} events waiting"
+            f"{len(snapshot.outbox)} events waiting, {len(snapshot.dead)} dead letters"
         )
         self._out.print(f"{len(broken)} broken of: {read}" if broken else f"clean: {read}", soft_wrap=True)
         return not broken
 
-    async def _received(self, queue_url: str) -> dict[str, set[int]]:
-        settings = self._settings
-        config = app.aws_config_of(settings)
-        async with session(config).create_client("sqs", endpoint_url=settings.aws_endpoint_url) as sqs:
-            return await received_versions(sqs, queue_url)
+    def _now(self) -> int:
+        """By DynamoDB's clock. By that of a machine some seconds ahead, holds that have not ended would be late."""
+        return self._clock.now() - round(1000 * (self._clock.skew_seconds or 0.0))
+
+    @property
+    def _graces(self) -> Graces:
+        """Until the shards of a process that died are another's, nothing of them is punctual."""
+        take_over = int(2000 * self._settings.lease_seconds)
+        return Graces(expiry=5_000 + take_over, outbox=30_000 + take_over)
+
+    @asynccontextmanager
+    async def _receiver(self, queue_url: str | None) -> AsyncIterator[EventQueue | None]:
+        if queue_url is None:
+            yield None
+            return
+        config, endpoint = app.aws_config_of(self._settings), self._settings.aws_endpoint_url
+        async with session(config).create_client("sqs", endpoint_url=endpoint) as sqs:
+            queue = EventQueue(sqs, queue_url)
+            try:
+                yield queue
+            finally:
+                await queue.release()
 
 
 @asynccontextmanager
@@ -192,10 +226,6 @@ async def operators(settings: Settings, out: Console) -> AsyncIterator[Operators
         client = await connect(app.aws_config_of(settings), "dynamodb", endpoint_url=settings.dynamodb_endpoint)
         closing.push_async_callback(client.close)
         yield Operators(settings, client, out)
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _described(event: Event) -> Iterator[tuple[str, str]]:

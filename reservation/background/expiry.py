@@ -7,6 +7,7 @@ shard costs one query a second.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
@@ -19,14 +20,22 @@ log = structlog.get_logger()
 
 LOOK_EVERY_SECONDS = 1.0
 _HORIZON_MS = 2_000
-_PAGES = 10
+_LOOK_SECONDS = 2.0
 _TRY_SECONDS = 5.0
 _AT_ONCE = 32
+
+_WAITING = 2_000
+"""How many timers a shard may have: what is read ahead of a store that does not keep up is read in vain."""
 
 # A settled hold may stay in the index for a moment, which is eventually consistent.
 _SETTLED_QUIET_SECONDS = 2.0
 _TROUBLE_KEPT = 10_000
 _FAILED_QUIET_SECONDS, _FAILED_QUIET_MAX_SECONDS = 1.0, 60.0
+
+
+def quiet_seconds(tries: int) -> float:
+    """How long a hold is left alone that could not be settled or read so many times, from 1 on."""
+    return min(_FAILED_QUIET_MAX_SECONDS, _FAILED_QUIET_SECONDS * 2.0 ** min(tries - 1, 10))
 
 
 class Expiry:
@@ -55,13 +64,14 @@ class Expiry:
         self._monotonic = monotonic
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._timers: dict[str, asyncio.Task[None]] = {}
+        self._waiting: Counter[str] = Counter()
         self._quiet_until: dict[str, float] = {}
         self._trouble: TTLCache[str, int] = TTLCache(_TROUBLE_KEPT, 10 * _FAILED_QUIET_MAX_SECONDS, timer=monotonic)
         self.failed = 0
         """Tries to settle that ended in an error, and items that could not be read."""
 
     async def run(self) -> None:
-        """Looks ahead about once a second until cancelled; its timers end with it."""
+        """Looks ahead about once a second until cancelled. Its timers end with it; what was sent is seen through."""
         try:
             while True:
                 started = self._monotonic()
@@ -71,15 +81,16 @@ class Expiry:
             for timer in self._timers.values():
                 timer.cancel()
             await asyncio.gather(*self._timers.values(), return_exceptions=True)
+            await self._reservations.drain()
 
     async def look_ahead(self, shard: str) -> None:
-        """One bounded pass: a timer for each hold of the shard that ends soon. Errors are told in the log, and the next
-        pass sees the same holds again."""
+        """One bounded pass: a timer for each hold of the shard that ends soon, past all that are left alone for now.
+        Errors are told in the log, and the next pass sees the same holds again."""
         self._forget_old_quiet()
+        until = self._monotonic() + _LOOK_SECONDS
         try:
             page: object | None = None
-            for _ in range(_PAGES):
-                until = self._monotonic() + _TRY_SECONDS
+            while self._waiting[shard] < _WAITING:
                 found = await self._reservations.due(shard, self._now() + _HORIZON_MS, page, until)
                 self._report_unreadable(found.unreadable)
                 for held in found.holds:
@@ -99,7 +110,12 @@ class Expiry:
             return
         timer = asyncio.create_task(self._settle_in_time(shard, held), name=f"expiry {held.id}")
         self._timers[held.id] = timer
-        timer.add_done_callback(lambda _: self._timers.pop(held.id, None))
+        self._waiting[shard] += 1
+        timer.add_done_callback(lambda _: self._forget_timer(shard, held.id))
+
+    def _forget_timer(self, shard: str, reservation_id: str) -> None:
+        del self._timers[reservation_id]
+        self._waiting[shard] -= 1
 
     async def _settle_in_time(self, shard: str, held: Reservation) -> None:
         # Timers may fire a millisecond early, and then the condition on the time would fail.
@@ -123,7 +139,7 @@ class Expiry:
         """Leaves one hold alone for a while, longer each time; the others go on."""
         self.failed += 1
         tries = self._trouble[reservation_id] = self._trouble.get(reservation_id, 0) + 1
-        quiet = min(_FAILED_QUIET_MAX_SECONDS, _FAILED_QUIET_SECONDS * 2 ** (tries - 1))
+        quiet = quiet_seconds(tries)
         self._quiet_until[reservation_id] = self._monotonic() + quiet
         log.error("expiry.failed", reservation_id=reservation_id, tries=tries, retry_in=quiet, exc_info=error)
 

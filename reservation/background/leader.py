@@ -28,7 +28,8 @@ class Leader:
     """One worker's part in the leases.
 
     `worker_id` is this process's alone, also after a restart. `monotonic` gives seconds, `now` milliseconds since the
-    epoch. `on_change(gained, lost)` is called with every change, at once and synchronously; it must not raise.
+    epoch. `fit` tells whether this process is able to do the work: until it has been for a lease, it holds nothing.
+    `on_change(gained, lost)` is called with every change, at once and synchronously; it must not raise.
     Its owner runs `run`, and calls `stop` after `run` has been cancelled.
     """
 
@@ -43,6 +44,7 @@ class Leader:
         now: Callable[[], int],
         random: Random,
         on_change: OnChange,
+        fit: Callable[[], bool] = lambda: True,
     ) -> None:
         self.shards: tuple[str, ...] = ()
         """The shards that may be chosen for new reservations, sorted, as of the last scan. Empty: not enrolled yet."""
@@ -56,12 +58,14 @@ class Leader:
         self._now = now
         self._random = random
         self._on_change = on_change
+        self._fit = fit
         self._observer = Observer(lease_seconds)
         self._owned: dict[str, Shard] = {}
         self._favourites: tuple[str, ...] = ()
         self._share = 0
         self._believes_until = -math.inf
         self._looked_at = -math.inf
+        self._aside_until = -math.inf
         self._started_at: int | None = None
         self._enrolled = False
 
@@ -97,6 +101,11 @@ class Leader:
     async def tick(self) -> None:
         """One bounded pass: says that it lives, and when it is time looks around and moves towards its fair share.
         Raises AwsError; the next pass then goes on from what it finds."""
+        if not self._fit():
+            self._aside_until = self._monotonic() + self._lease
+        if self._monotonic() < self._aside_until:
+            await self._step_aside()
+            return
         await self._beat()
         if self._owned or self._share or self._monotonic() >= self._looked_at + self._lease:
             await self._balance(await self._look())
@@ -111,7 +120,17 @@ class Leader:
     async def stop(self) -> None:
         """Hands everything over: to be called when run() and all work on the shards have ended. Does not raise when the
         table cannot be reached; the others then wait for a lease."""
-        self._drop_all("stopping")
+        await self._hand_over("stopping")
+
+    # Leaving
+
+    async def _step_aside(self) -> None:
+        if self._started_at is not None:
+            self._started_at = None
+            await self._hand_over("not fit")
+
+    async def _hand_over(self, reason: str) -> None:
+        self._drop_all(reason)
         try:
             mine = [shard for shard in (await self._leases.scan()).shards if shard.owner == self._id]
             await self._together(self._leases.give_back(shard, self._now()) for shard in mine)

@@ -72,6 +72,12 @@ class UnreadableRow:
         return self.seq.partition("#")[2].rpartition("#")[0]
 
     @property
+    def version(self) -> int | None:
+        """The reservation's version that it tells of; None if the seq does not say."""
+        version = self.seq.rpartition("#")[2]
+        return int(version) if version.isdecimal() else None
+
+    @property
     def written_at(self) -> int | None:
         """See OutboxRow."""
         return _time_of(self.seq)
@@ -249,6 +255,11 @@ def outbox_row_from_item(item: Mapping[str, Any]) -> OutboxRow:
 def dead_letter_partition(shard: str) -> str:
     """Where the dead letters of a shard lie, in the order in which they would have left it."""
     return _DEAD + shard
+
+
+def shard_of_dead_letters(partition: str) -> str | None:
+    """The shard whose dead letters lie there; None: it is a shard's own."""
+    return partition.removeprefix(_DEAD) if partition.startswith(_DEAD) else None
 
 
 def dead_letter_key(row: OutboxRow) -> Item:

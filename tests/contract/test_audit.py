@@ -2,10 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from reservation.audit import Audit, Finding
+from reservation.audit import Audit, Finding, Told
 from reservation.domain.model import Reservation
 from reservation.dynamodb.items import Item, reservation_to_item
 from tests.support.store import HOLD_MS, Party, Venue
@@ -13,12 +14,30 @@ from tests.support.store import HOLD_MS, Party, Venue
 Break = Callable[[Venue, Reservation], Awaitable[None]]
 
 
-def audit_of(venue: Venue, on_recheck: Callable[[], Awaitable[None]] | None = None) -> Audit:
+class Queue:
+    """Brings what it was filled with, one event at a time, and then nothing. Each look takes a second."""
+
+    def __init__(self, *told: Told) -> None:
+        self.waiting = list(told)
+        self.looks = 0
+
+    async def receive(self) -> set[Told]:
+        self.looks += 1
+        return {self.waiting.pop(0)} if self.waiting else set()
+
+    def monotonic(self) -> float:
+        return float(self.looks)
+
+
+def audit_of(
+    venue: Venue, on_recheck: Callable[[], Awaitable[None]] | None = None, *, queue: Queue | None = None
+) -> Audit:
     async def sleep(_seconds: float) -> None:
         if on_recheck is not None:
             await on_recheck()
 
-    return Audit(venue.client, venue.tables, now=venue.clock.now, sleep=sleep)
+    listening: dict[str, Any] = {"receiver": queue, "monotonic": queue.monotonic} if queue else {}
+    return Audit(venue.client, venue.tables, now=venue.clock.now, sleep=sleep, **listening)
 
 
 async def a_sale(party: Party) -> list[Reservation]:
@@ -67,6 +86,34 @@ async def _order_of_nobody(venue: Venue, held: Reservation) -> None:
     await venue.put(venue.tables.orders, {"orderId": {"S": "ord_1"}, "reservationId": {"S": "rsv_nobody"}})
 
 
+async def _second_order_of_a_sale(venue: Venue, held: Reservation) -> None:
+    (order,) = (await venue.rows()).orders
+    await venue.put(venue.tables.orders, order | {"orderId": {"S": "ord_1"}})
+
+
+async def _order_id_of_a_sale_for_a_hold(venue: Venue, held: Reservation) -> None:
+    (order,) = (await venue.rows()).orders
+    await venue.put(venue.tables.orders, order | {"reservationId": {"S": held.id}})
+
+
+async def _reservation_that_cannot_be_read(venue: Venue, held: Reservation) -> None:
+    broken = reservation_to_item(held) | {"seats": {"S": "no list"}}
+    await venue.put(venue.tables.reservations, broken)
+
+
+async def _seat_that_cannot_be_read(venue: Venue, held: Reservation) -> None:
+    await _change_seat(venue, "A-5", status={"S": "NEVER HEARD OF"})
+
+
+async def _event_that_cannot_be_read(venue: Venue, held: Reservation) -> None:
+    row = (await venue.rows()).outbox[0]
+    await venue.put(venue.tables.outbox, row | {"detail": {"N": "7"}})
+
+
+async def _event_without_a_time(venue: Venue, held: Reservation) -> None:
+    await venue.put(venue.tables.outbox, {"shard": {"S": "0001"}, "seq": {"S": "nonsense"}})
+
+
 async def _sale_without_order(venue: Venue, held: Reservation) -> None:
     (order,) = (await venue.rows()).orders
     key = {name: order[name] for name in ("orderId", "reservationId")}
@@ -82,7 +129,13 @@ async def _sale_without_order(venue: Venue, held: Reservation) -> None:
         (_free_seat_of_a_hold, {"reservation-without-seats"}),
         (_order_of_a_hold, {"order-without-sale"}),
         (_order_of_nobody, {"order-without-sale"}),
+        (_second_order_of_a_sale, {"order-without-sale"}),
+        (_order_id_of_a_sale_for_a_hold, {"order-without-sale"}),
         (_sale_without_order, {"sale-without-order"}),
+        (_reservation_that_cannot_be_read, {"unreadable"}),
+        (_seat_that_cannot_be_read, {"unreadable"}),
+        (_event_that_cannot_be_read, {"unreadable"}),
+        (_event_without_a_time, {"unreadable"}),
     ],
 )
 async def test_each_broken_promise_is_found(venue: Venue, break_it: Break, kinds: set[str]) -> None:
@@ -120,20 +173,56 @@ async def test_a_suspect_that_is_put_right_meanwhile_is_not_reported(venue: Venu
     assert broken == []
 
 
-async def test_events_that_nobody_received_are_found(venue: Venue) -> None:
+async def a_published_sale(venue: Venue) -> Reservation:
     party = venue.party()
     sold = (await party.confirm((await party.create("A-1")).reservation.id)).reservation
     await _empty_outbox(venue)
-    audit = audit_of(venue)
-    assert (await audit.run({sold.id: {1, 2}}))[1] == []
-    assert [finding.kind for finding in (await audit.run({sold.id: {2}}))[1]] == ["event-lost"]
+    return sold
+
+
+async def test_events_that_nobody_received_are_found(venue: Venue) -> None:
+    sold = await a_published_sale(venue)
+    assert await broken_of(venue, Queue((sold.id, 2), (sold.id, 1))) == []
+    assert [finding.kind for finding in await broken_of(venue, Queue((sold.id, 2)))] == ["event-lost"]
     copy = replace(sold, id="rsv_unheard", seats=())
     await venue.put(venue.tables.reservations, reservation_to_item(copy))
-    assert "rsv_unheard" in {finding.subject for finding in (await audit.run({sold.id: {1, 2}}))[1]}
+    found = await broken_of(venue, Queue((sold.id, 2), (sold.id, 1)))
+    assert "rsv_unheard" in {finding.subject for finding in found}
 
 
-async def broken_of(venue: Venue) -> list[Finding]:
-    return (await audit_of(venue).run())[1]
+async def test_what_waits_or_is_a_dead_letter_is_not_lost(venue: Venue) -> None:
+    party = venue.party()
+    await party.confirm((await party.create("A-1")).reservation.id)
+    created, _ = (await venue.rows()).outbox
+    await venue.put(venue.tables.outbox, created | {"shard": {"S": f"dead#{created['shard']['S']}"}})
+    await venue.client.call("DeleteItem", {"TableName": venue.tables.outbox, "Key": _outbox_key(created)})
+    snapshot, broken = await audit_of(venue, queue=Queue()).run()
+    assert broken == []
+    assert (len(snapshot.outbox), len(snapshot.dead)) == (1, 1)
+
+
+async def test_an_event_that_the_queue_brings_later_is_not_lost(venue: Venue) -> None:
+    """EventBridge delivers when it finds the time."""
+    sold = await a_published_sale(venue)
+    queue = Queue((sold.id, 1))
+
+    async def deliver() -> None:
+        queue.waiting.append((sold.id, 2))
+
+    assert (await audit_of(venue, deliver, queue=queue).run())[1] == []
+
+
+async def test_events_of_a_sale_that_goes_on_do_not_keep_it_listening(venue: Venue) -> None:
+    sold = await a_published_sale(venue)
+    queue = Queue(*((f"rsv_{number}", 1) for number in range(1_000)), (sold.id, 1), (sold.id, 2))
+    assert [finding.kind for finding in await broken_of(venue, queue)] == ["event-lost"]
+    heard = Queue((sold.id, 1), (sold.id, 2), ("rsv_later", 1))
+    assert await broken_of(venue, heard) == []
+    assert heard.looks == 2
+
+
+async def broken_of(venue: Venue, queue: Queue | None = None) -> list[Finding]:
+    return (await audit_of(venue, queue=queue).run())[1]
 
 
 async def _empty_outbox(venue: Venue) -> None:

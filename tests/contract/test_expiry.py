@@ -5,13 +5,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
-from reservation.background.expiry import Expiry
+from reservation.background.expiry import Expiry, quiet_seconds
 from reservation.domain.errors import ReservationExpired, SeatUnavailable, ServiceUnavailable
 from reservation.domain.model import Reservation, Status
 from reservation.dynamodb.items import reservation_to_item
 from tests.support.conflict_proxy import ConflictProxy
-from tests.support.faults import LoseReply, Request, Throttle
+from tests.support.faults import Fault, HoldReply, LoseReply, Request, Throttle
 from tests.support.invariants import violations
 from tests.support.store import HOLD_MS, NOW, Party, SettableClock, Venue, soon
 
@@ -114,7 +115,26 @@ async def test_a_lost_reply_and_a_throttle_settle_once(venue: Venue) -> None:
     assert len((await venue.rows()).details(held.id)) == 2
 
 
-def _script(proxy: ConflictProxy, *faults: Throttle | LoseReply) -> None:
+async def test_a_stop_waits_for_the_end_that_is_being_written(venue: Venue) -> None:
+    """Its connections close after it."""
+    async with venue.behind() as (proxy, client):
+        party = venue.party(client, shard=SHARD)
+        held = (await party.create("A-1")).reservation
+        party.clock.advance(HOLD_MS)
+        reply = HoldReply()
+        _script(proxy, reply)
+        running = asyncio.create_task(expiry_of(party).run())
+        await reply.reached.wait()
+        running.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not running.done()
+        reply.event.set()
+        await asyncio.wait([running])
+        assert (await _stored(venue, held)).status is Status.EXPIRED
+
+
+def _script(proxy: ConflictProxy, *faults: Fault) -> None:
     def transaction(request: Request) -> bool:
         return request.operation == "TransactWriteItems"
 
@@ -137,6 +157,24 @@ async def test_a_poison_record_never_stops_the_rest(venue: Venue) -> None:
         party.clock.advance(0 if look == 0 else 1_000)
         await expiry.look_ahead(SHARD)
         assert expiry.failed == failed
+
+
+async def test_a_thousand_poison_records_at_its_head_never_stop_a_shard(venue: Venue) -> None:
+    party = venue.party(shard=SHARD)
+    good = (await party.create("A-1")).reservation
+    broken = reservation_to_item(replace(good, hold_expires_at=good.hold_expires_at - 1)) | {"seats": {"S": "no list"}}
+    poison = [broken | {"reservationId": {"S": f"rsv_{number:032x}"}} for number in range(1_001)]
+    await venue.put(venue.tables.reservations, *poison)
+    party.clock.advance(HOLD_MS)
+    with capture_logs():
+        await look_and_settle(party)
+    assert (await party.get(good.id)).status is Status.EXPIRED
+
+
+@pytest.mark.parametrize(("tries", "seconds"), [(1, 1.0), (2, 2.0), (6, 32.0), (7, 60.0), (100_000, 60.0)])
+def test_what_fails_is_left_alone_for_a_minute_at_most_also_after_days(tries: int, seconds: float) -> None:
+    """A failing look would stop its whole shard."""
+    assert quiet_seconds(tries) == seconds
 
 
 async def test_nothing_is_settled_on_a_shard_that_was_lost_meanwhile(venue: Venue) -> None:

@@ -16,10 +16,12 @@ from reservation.api.call import Call
 from reservation.api.registration import Answer, Method
 from reservation.api.server import Health
 from reservation.app import StartError
+from reservation.dynamodb.leases import NOBODY
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from tests.support.conflict_proxy import ConflictProxy
 from tests.support.faults import HoldOngoing, HoldReply, Request
 from tests.support.system import (
+    System,
     becomes,
     call,
     create_request,
@@ -101,6 +103,15 @@ async def test_a_process_whose_clock_is_an_hour_off_is_not_ready_but_alive(minis
             assert await _health_of(system.channel, "readiness") == NOT_SERVING
             assert await _health_of(system.channel, "liveness") == SERVING
     assert "the clock is" in checks[0]["problem"]
+
+
+async def test_a_process_whose_clock_is_an_hour_off_leaves_the_background_work_to_others(ministack_url: str) -> None:
+    settings = own_settings(ministack_url, lease_seconds=1.0)
+    await make_tables(settings)
+    with capture_logs() as logged:
+        async with serving(settings, clock_offset=AN_HOUR) as system, asyncio.timeout(30):
+            while not any(entry.get("reason") == "not fit" for entry in logged) or await _owners(system):
+                assert await _health_of(system.channel, "liveness") == SERVING
 
 
 async def test_a_service_that_leaves_is_not_ready_but_alive_whatever_a_late_check_says() -> None:
@@ -196,6 +207,10 @@ async def test_a_stop_waits_for_the_command_of_a_caller_that_left(ministack_url:
 
 def _is_transaction(request: Request) -> bool:
     return request.operation == "TransactWriteItems"
+
+
+async def _owners(system: System) -> set[str]:
+    return {item["owner"]["S"] for item in await system.items("leases") if "owner" in item} - {NOBODY}
 
 
 async def _health_of(channel: grpc.aio.Channel, name: str) -> int:

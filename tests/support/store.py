@@ -194,8 +194,12 @@ class Venue:
         item: Item = (await self.client.call("GetItem", request))["Item"]
         return item
 
-    async def put(self, table: str, item: Item) -> None:
-        await self.client.call("PutItem", {"TableName": table, "Item": item})
+    async def put(self, table: str, *items: Item) -> None:
+        puts = [{"PutRequest": {"Item": item}} for item in items]
+        for start in range(0, len(puts), 25):
+            request = {"RequestItems": {table: puts[start : start + 25]}}
+            answer = await self.client.call("BatchWriteItem", request)
+            assert not answer.get("UnprocessedItems")
 
     async def _scan(self, table: str) -> list[Item]:
         items: list[Item] = []

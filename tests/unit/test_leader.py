@@ -321,6 +321,39 @@ class TestHandOver:
         assert (member.held, member.told) == ([], [])
 
 
+class TestFitness:
+    """A process whose clock is wrong settles nothing: what it held would never end."""
+
+    async def test_who_is_not_fit_leaves_its_shards_to_the_others_at_once(self, workers: Workers) -> None:
+        fit = True
+        (unfit,) = await workers.enrolled("a", fit=lambda: fit)
+        others = await workers.enrolled("b", "c")
+        fit = False
+        await unfit.leader.tick()
+        assert (unfit.held, unfit.told) == ([], [])
+        assert [worker.id for worker in (await workers.roll()).workers] == ["b", "c"]
+        await workers.tick(*others)
+        await assert_shared_out(workers, *others)
+
+    async def test_who_has_been_fit_for_a_lease_has_its_share_again(self, workers: Workers) -> None:
+        fit = False
+        other, unfit = await workers.enrolled("a", fit=lambda: True) + await workers.enrolled("b", fit=lambda: fit)
+        await workers.live(LEASE, other, unfit)
+        assert (len(other.held), unfit.held) == (8, [])
+        fit = True
+        await workers.live(LEASE - TICK, other, unfit)
+        assert unfit.held == [], "a clock at the edge of what is believed would have it come and go"
+        await workers.live(2 * TICK, unfit, other)
+        await workers.tick(unfit)
+        await assert_shared_out(workers, other, unfit)
+
+    async def test_as_long_as_it_is_not_fit_it_makes_no_calls(self, workers: Workers) -> None:
+        (unfit,) = await workers.enrolled("a", fit=lambda: False)
+        calls = unfit.calls
+        await workers.live(3 * LEASE, unfit)
+        assert unfit.calls == calls
+
+
 class TestLostRepliesAndThrottles:
     @pytest.fixture
     async def member(self, workers: Workers, proxy: ConflictProxy) -> Member:
