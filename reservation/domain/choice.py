@@ -18,8 +18,12 @@ from reservation.domain.bits import ascending, lowest, outward, runs, turned
 from reservation.domain.commands import Wish
 from reservation.domain.prospects import Prospects
 
+ROWS_EACH = 4
+"""Processes that find so many rows for each of them in a section share out whole rows: parts of rows leave remainders
+that fit nobody. Where there are fewer, a process would have no good row at all, and they share out segments."""
+
 SEGMENT = 10
-"""So many adjacent seats of a row are one process's; counted through a section, each row begins with a new segment."""
+"""So many adjacent seats make a segment; counted through a section, each row begins with a new one."""
 
 AMONG = 64
 """Of how many best choices one is taken by chance where no stripe keeps processes apart."""
@@ -98,7 +102,7 @@ class Numbered(Chooser):
     """Rows of numbered seats. Accessible ones are left to wishes for them, which get at least one.
 
     Together: in the best row, nearest to its centre, then towards its beginning. Each of several processes takes the
-    best within its own segments; without one there, by chance, one of the best of all.
+    best within its own rows or segments; without one there, by chance, one of the best of all.
 
     Apart: the best single seat (an accessible one, if that is wished) and those nearest to it, first by the distance
     of their rows, then by how much further left or right of their row's centre they are; of equally near ones that in
@@ -121,16 +125,24 @@ class Numbered(Chooser):
 
     def _best(self, window: _Window, stripe: Stripe, random: Random) -> tuple[int, int] | None:
         """The index of the row and the first seat in it."""
-        if stripe[1] == 1:
-            return next(self._in_order(window), None)
-        if own := next(self._in_order(window._replace(stripe=stripe)), None):
-            return own
+        if best := next(self._own(window, stripe), None):
+            return best
         which = int(random() * AMONG)
-        best = list(islice(self._in_order(window), which + 1))
-        return best[which % len(best)] if best else None
+        some = list(islice(self._in_order(window), which + 1))
+        return some[which % len(some)] if some else None
 
-    def _in_order(self, window: _Window) -> Iterator[tuple[int, int]]:
-        for index, starts in self._prospects.answers(window, lambda index: _starts(self._rows[index], window)):
+    def _own(self, window: _Window, stripe: Stripe) -> Iterator[tuple[int, int]]:
+        if stripe[1] == 1:
+            return self._in_order(window)
+        if len(self._rows) < ROWS_EACH * stripe[1]:
+            return self._in_order(window._replace(stripe=stripe))
+        own = _striped(len(self._rows), *stripe)
+        return self._in_order(window, lambda rows: ascending(rows & own))
+
+    def _in_order(
+        self, window: _Window, order: Callable[[int], Iterator[int]] = ascending
+    ) -> Iterator[tuple[int, int]]:
+        for index, starts in self._prospects.answers(window, lambda index: _starts(self._rows[index], window), order):
             for start in outward(starts, self._rows[index].length - window.quantity):
                 yield index, start
 
