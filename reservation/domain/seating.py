@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
 
-from reservation.domain.choice import SEGMENT, Chooser, GeneralAdmission, Numbered, Pick, Row
+from reservation.domain.bits import ascending
+from reservation.domain.choice import Chooser, GeneralAdmission, Manner, Numbered, Pick, rows_of
 from reservation.domain.commands import Wish
 from reservation.domain.hints import BLOCKED, FREE, SOLD, BlockHints
 from reservation.domain.layout import Block, Place, Section
 from reservation.domain.model import Seat, SeatStatus, SectionKind, Spot
+from reservation.domain.prospects import Prospects
 
 __all__ = ["BLOCKED", "FREE", "SOLD", "Block", "Count", "Hall", "Place", "Section"]
 
@@ -37,7 +39,12 @@ class Hall:
     that it does not have are passed over: the layout may have been read before they were added."""
 
     def __init__(self, sections: Iterable[Section]) -> None:
-        self._sections = [_Section(section) for section in sections]
+        sections = tuple(sections)
+        self._prospects = Prospects(len(sections))
+        self._sections = [
+            _Section(section, partial(self._prospects.changed, index)) for index, section in enumerate(sections)
+        ]
+        self._named = {section.name: 1 << index for index, section in enumerate(sections)}
         self._blocks = [block for section in self._sections for block in section.blocks]
         self._by_number = {block.layout.number: block for block in self._blocks}
         self._ordinals: dict[str, int] = {}
@@ -108,23 +115,26 @@ class Hall:
         """
         self._advance(now)
         asked = self._asked(wish.section)
-        for tidy in (True, False) if prevent_orphans else (False,):
-            for section in asked:
-                if pick := section.chooser.together(wish, tidy=tidy, stripe=stripe, random=random):
-                    return section.ids(pick)
-        for section in asked if wish.allow_split else ():
-            if pick := section.chooser.apart(wish, stripe=stripe, random=random):
-                return section.ids(pick)
+
+        def choose(manner: Manner, index: int) -> Pick:
+            return self._sections[index].chooser.choose(wish, manner, stripe, random)
+
+        def in_order(sections: int) -> Iterator[int]:
+            return ascending(sections & asked)
+
+        for manner in [Manner.TIDY] * prevent_orphans + [Manner.TOGETHER] + [Manner.APART] * wish.allow_split:
+            question = (manner, wish.quantity, wish.accessible)
+            for index, pick in self._prospects.answers(question, partial(choose, manner), in_order):
+                return self._sections[index].ids(pick)
         return ()
 
     def held(self, section: str = "") -> Iterator[str]:
         """The seats (of one section) that are taken for a time only, as of the hall's time: before a wish is refused,
         these are worth a look at what is really so."""
-        for each in self._asked(section):
-            for block in each.blocks:
-                for place in block.layout.places:
-                    if self._now < block.until(place) < SOLD:
-                        yield place.seat_id
+        for block in self._blocks_of(section):
+            for place in block.layout.places if block.awaited < SOLD else ():
+                if self._now < block.until(place) < SOLD:
+                    yield place.seat_id
 
     def counts(self, now: int) -> list[Count]:
         """By section; the parts add up to the total. Claims do not count: nobody has these seats yet."""
@@ -139,7 +149,7 @@ class Hall:
         self._advance(now)
         page: list[tuple[Seat, SeatStatus]] = []
         before = 0
-        for block in (block for each in self._asked(section) for block in each.blocks):
+        for block in self._blocks_of(section):
             skipped = max(start - before, 0)
             before += len(block.layout.places)
             for place in block.layout.places[skipped:]:
@@ -155,8 +165,12 @@ class Hall:
         block, index = found
         return block.seat(block.layout.places[index])
 
-    def _asked(self, section: str) -> list["_Section"]:
-        return [each for each in self._sections if section in ("", each.layout.name)]
+    def _asked(self, section: str) -> int:
+        """The mask of the section of that name; of all sections if it is empty."""
+        return self._named.get(section, 0) if section else (1 << len(self._sections)) - 1
+
+    def _blocks_of(self, section: str) -> Iterator[BlockHints]:
+        return (block for index in ascending(self._asked(section)) for block in self._sections[index].blocks)
 
     def _find(self, seat_id: str) -> tuple[BlockHints, int] | None:
         ordinal = self._ordinals.get(seat_id)
@@ -188,33 +202,31 @@ class Hall:
 
 
 class _Section:
-    """A section's state."""
+    """A section's state. `changed` is called when something has been opened or taken in it."""
 
-    def __init__(self, layout: Section) -> None:
-        self.layout = layout
-        rows: list[Row] = []
-        segment = 0
-        for block in layout.blocks:
-            accessible = sum(1 << index for index, place in enumerate(block.places) if place.accessible)
-            rows.append(Row(len(block.places), accessible, segment))
-            segment += -(-len(block.places) // SEGMENT)
+    def __init__(self, layout: Section, changed: Callable[[], None]) -> None:
         chooser = Numbered if layout.kind is SectionKind.NUMBERED else GeneralAdmission
-        self.chooser: Chooser = chooser(rows)
+        self.layout = layout
+        self.chooser: Chooser = chooser(
+            rows_of([[place.accessible for place in block.places] for block in layout.blocks])
+        )
         self.blocks = [
-            BlockHints(block, layout.currency, partial(self.chooser.occupy, index))
+            BlockHints(block, layout.currency, partial(self._occupy, index))
             for index, block in enumerate(layout.blocks)
         ]
+        self._changed = changed
+
+    def _occupy(self, index: int, seats: int) -> None:
+        if self.chooser.occupy(index, seats):
+            self._changed()
 
     def ids(self, pick: Pick) -> tuple[str, ...]:
-        return tuple(
-            place.seat_id
-            for index, mask in pick
-            for at, place in enumerate(self.layout.blocks[index].places)
-            if mask >> at & 1
-        )
+        blocks = self.layout.blocks
+        return tuple(blocks[index].places[seat].seat_id for index, mask in pick for seat in ascending(mask))
 
     def count(self) -> Count:
         total = sum(len(block.layout.places) for block in self.blocks)
         taken = sum(block.taken.bit_count() for block in self.blocks)
         sold, blocked = (sum(block.count(until) for block in self.blocks) for until in (SOLD, BLOCKED))
-        return Count(self.layout.name, self.layout.kind, total, total - taken, taken - sold - blocked, sold, blocked)
+        layout = self.layout
+        return Count(layout.name, layout.kind, total, total - taken, taken - sold - blocked, sold, blocked)
