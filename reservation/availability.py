@@ -5,11 +5,15 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cachetools import LRUCache
+
 from reservation.domain.commands import Wish
 from reservation.domain.errors import FieldViolation, InvalidRequest
 from reservation.domain.model import Seat, SeatStatus
 from reservation.domain.seating import Count, Hall
 from reservation.ports import Clock, Inventory
+
+_EVENTS_COUNTED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +47,12 @@ class Availability:
     def __init__(self, inventory: Inventory, clock: Clock) -> None:
         self._inventory = inventory
         self._clock = clock
+        self._counted: LRUCache[str, tuple[int, list[Count]]] = LRUCache(_EVENTS_COUNTED)
 
     async def counts(self, event_id: str, section: str, until: float) -> tuple[list[Count], int]:
         """By section (or of one), and when they were true, in milliseconds since the epoch."""
         hall, as_of = await self._hall(event_id, section, until)
-        return self._counts(hall, section), as_of
+        return self._counts(event_id, hall, as_of, section), as_of
 
     async def seats(self, event_id: str, section: str, start: int, limit: int, until: float) -> SeatPage:
         hall, as_of = await self._hall(event_id, section, until)
@@ -57,8 +62,8 @@ class Availability:
     async def check(self, event_id: str, seat_ids: Sequence[str], wish: Wish, until: float) -> Prospect:
         """Of the seats that are named or, if none is, of those that would be chosen for the wish. Named ones are looked
         at themselves; also raises InvalidRequest for unknown ones."""
-        hall, _ = await self._hall(event_id, wish.section, until)
-        remaining = sum(count.available for count in self._counts(hall, wish.section))
+        hall, as_of = await self._hall(event_id, wish.section, until)
+        remaining = sum(count.available for count in self._counts(event_id, hall, as_of, wish.section))
         if seat_ids:
             found = await self._inventory.look(event_id, seat_ids, until)
             available = tuple(seat for seat, status in found if status is SeatStatus.AVAILABLE)
@@ -73,5 +78,9 @@ class Availability:
             raise InvalidRequest([FieldViolation("section", "is not a section of this event")])
         return hall, as_of
 
-    def _counts(self, hall: Hall, section: str) -> list[Count]:
-        return [count for count in hall.counts(self._clock.now()) if section in ("", count.name)]
+    def _counts(self, event_id: str, hall: Hall, as_of: int, section: str) -> list[Count]:
+        """Counted once for all who ask: of a large hall it takes some milliseconds."""
+        counted = self._counted.get(event_id)
+        if counted is None or counted[0] != as_of:
+            counted = self._counted[event_id] = as_of, hall.counts(as_of)
+        return [count for count in counted[1] if section in ("", count.name)]

@@ -61,6 +61,10 @@ class Hall:
     def block_numbers(self) -> tuple[int, ...]:
         return tuple(self._by_number)
 
+    def __len__(self) -> int:
+        """How many places there are."""
+        return len(self._ordinals)
+
     @property
     def section_names(self) -> tuple[str, ...]:
         return tuple(section.layout.name for section in self._sections)
