@@ -50,6 +50,11 @@ def test_a_sale_that_no_customer_was_told_of_counts_too() -> None:
     assert promises.doubly_held(told, stored(CONFIRMED)) == [SEATS[0]]
 
 
+def test_who_was_told_of_the_hold_and_not_of_the_sale_has_bought_all_the_same() -> None:
+    told = Told(held={HOLD.id: sure(CREATED), "two": sure(ENDS + 60, ENDS + 120)})
+    assert promises.doubly_held(told, stored(CONFIRMED)) == [SEATS[0]]
+
+
 @pytest.mark.parametrize(
     ("sold", "snapshot", "broken"),
     [
@@ -68,6 +73,7 @@ def test_an_answer_is_kept_while_the_tables_say_so(sold: set[str], snapshot: Sna
 def test_a_version_that_the_queue_never_received_is_lost() -> None:
     assert promises.lost_events(Told(), stored(CONFIRMED), {HOLD.id: {1, 2}}) == set()
     assert promises.lost_events(Told(), stored(CONFIRMED), {HOLD.id: {2}}) == {(HOLD.id, 1)}
+    assert promises.lost_events(Told(), stored(CONFIRMED), {HOLD.id: {1}}) == {(HOLD.id, 2)}
 
 
 def test_an_event_of_what_a_customer_was_told_is_lost_even_if_nothing_is_stored() -> None:
