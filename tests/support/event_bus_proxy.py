@@ -5,6 +5,7 @@ With an upstream, what it accepts goes on to the EventBridge there; without, it 
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -69,6 +70,8 @@ class EventBusProxy:
         self.buses = {"bus"}
         self.accepted: list[Entry] = []
         """In the order in which they were accepted."""
+        self.accepted_at: list[float] = []
+        """When each of them was, in time.monotonic() seconds."""
         self.calls: list[list[Entry]] = []
         """The entries of every PutEvents that arrived, whatever became of it."""
         self._upstream = Upstream(upstream_url) if upstream_url else None
@@ -179,6 +182,7 @@ class EventBusProxy:
 
     async def _publish(self, entries: list[Entry], message: Message) -> list[dict[str, str]]:
         self.accepted += entries
+        self.accepted_at += [time.monotonic()] * len(entries)
         self._news.set()
         if self._upstream is None or not entries:
             return [{"EventId": f"event-{number}"} for number, _ in enumerate(entries)]
