@@ -24,8 +24,6 @@ from reservation.background.readiness import Readiness
 from reservation.background.relay import Relay
 from reservation.clock import Clock
 from reservation.dynamodb.halls import Halls
-from reservation.dynamodb.hints import HintTable
-from reservation.dynamodb.layouts import Layouts
 from reservation.dynamodb.leases import LeaseTable
 from reservation.dynamodb.outbox import Outbox
 from reservation.dynamodb.reservations import DynamoReservations
@@ -205,8 +203,7 @@ def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Backgro
 
 
 def _halls(settings: Settings, clients: _Clients, clock: Clock) -> Halls:
-    table = tables_of(settings).inventory
-    return Halls(Layouts(clients.requests, table), HintTable(clients.loops, table), now=clock.now)
+    return Halls(clients.loops, tables_of(settings).inventory, now=clock.now)
 
 
 def _inventory(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 from cachetools import LRUCache
 
+from reservation.aws.client import AwsClient
 from reservation.domain.errors import ServiceUnavailable
 from reservation.domain.model import Seat, Spot
 from reservation.domain.seating import Hall
@@ -55,14 +56,14 @@ class Halls:
 
     def __init__(
         self,
-        layouts: Layouts,
-        hints: HintTable,
+        client: AwsClient,
+        table: str,
         *,
         now: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._layouts = layouts
-        self._hints = hints
+        self._layouts = Layouts(client, table)
+        self._hints = HintTable(client, table)
         self._now = now
         self._monotonic = monotonic
         self._entries: LRUCache[str, _Entry] = LRUCache(_PLACES_KEPT, getsizeof=_size)

@@ -19,8 +19,6 @@ from reservation.aws.client import AwsClient, ServerDate
 from reservation.aws.session import AwsConfig, connect, session
 from reservation.domain.idempotency import scoped_key
 from reservation.dynamodb.halls import Halls
-from reservation.dynamodb.hints import HintTable
-from reservation.dynamodb.layouts import Layouts
 from reservation.dynamodb.reservations import DynamoReservations
 from reservation.dynamodb.seats import EmbeddedInventory
 from reservation.dynamodb.tables import Tables
@@ -109,7 +107,7 @@ async def transactions(number: int) -> list[dict[str, Any]]:
     recorder = _Recorder()
     client = AwsClient(recorder)
     table = _TABLES.inventory
-    halls = Halls(Layouts(client, table), HintTable(client, table), now=lambda: HELD.created_at)
+    halls = Halls(client, table, now=lambda: HELD.created_at)
     inventory = EmbeddedInventory(client, table, halls=halls, now=lambda: HELD.created_at)
     store = DynamoReservations(
         client,

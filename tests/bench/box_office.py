@@ -21,6 +21,7 @@ from tests.support.command import environment_of
 from tests.support.system import dynamodb_of, make_tables
 
 _PATIENCE_SECONDS = 60.0
+_ROW = 50
 _LOOK_EVERY_SECONDS = 0.1
 
 
@@ -79,4 +80,4 @@ async def _shared_out(settings: Settings, dynamodb: AwsClient, services: int) ->
 
 
 def _seat(number: int) -> Seat:
-    return Seat(f"S-{number}", "Floor", "S", str(number), Money(120_000, "KRW"))
+    return Seat(f"S-{number}", "Floor", f"Row {number // _ROW}", str(number % _ROW + 1), Money(120_000, "KRW"))

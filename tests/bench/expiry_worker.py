@@ -16,6 +16,7 @@ import uvloop
 from reservation.aws.client import AwsClient
 from reservation.background.expiry import Expiry
 from reservation.clock import Clock
+from reservation.dynamodb.halls import Halls
 from reservation.dynamodb.reservations import DynamoReservations
 from reservation.dynamodb.seats import EmbeddedInventory
 from reservation.dynamodb.tables import Tables
@@ -32,8 +33,12 @@ def tables_of(prefix: str) -> Tables:
     return Tables(**{name: f"{prefix}-{name}" for name in TABLES})
 
 
+def inventory_of(client: AwsClient, tables: Tables, now: Callable[[], int]) -> EmbeddedInventory:
+    return EmbeddedInventory(client, tables.inventory, halls=Halls(client, tables.inventory, now=now), now=now)
+
+
 def store_of(client: AwsClient, tables: Tables, now: Callable[[], int]) -> DynamoReservations:
-    inventory = EmbeddedInventory(client, tables.inventory, now=now)
+    inventory = inventory_of(client, tables, now)
     return DynamoReservations(client, tables, inventory, now=now, key_window=WINDOW_MS)
 
 
@@ -49,7 +54,7 @@ async def work(url: str, prefix: str, ahead: int, holds: int) -> None:
             all_settled.set()
 
     async with quick_client("dynamodb", url) as client:
-        inventory = EmbeddedInventory(client, tables.inventory, now=clock.now)
+        inventory = inventory_of(client, tables, clock.now)
         policy = Policy(hold=HOLD_MS, max_clock_skew=SKEW_MS)
         expiry = Expiry(
             Reservations(store_of(client, tables, clock.now), inventory, policy, clock, shard_by_hash),

@@ -79,6 +79,10 @@ class _Received:
     versions: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     messages: int = 0
 
+    async def receive(self) -> set[tuple[str, int]]:
+        """See audit.Receiver."""
+        return {(reservation_id, version) for reservation_id, told in self.versions.items() for version in told}
+
 
 @dataclass(frozen=True, slots=True)
 class _Sale:
@@ -106,8 +110,8 @@ async def _measure() -> dict[str, Figure]:
                 await offer(_CREATES_A_SECOND, _SECONDS, lambda number: _customer(office, told, door, number))
             seconds = time.monotonic() - began
             await asyncio.sleep(_QUIET_SECONDS)
-            audit = Audit(office.dynamodb, app.tables_of(settings), now=_now, graces=_GRACES)
-            snapshot, findings = await audit.run(received.versions)
+            audit = Audit(office.dynamodb, app.tables_of(settings), now=_now, graces=_GRACES, receiver=received)
+            snapshot, findings = await audit.run()
     return _figures(_Sale(told, kills, received, seconds, snapshot, findings))
 
 

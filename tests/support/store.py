@@ -18,9 +18,7 @@ from reservation.domain.commands import Cancel, Confirm, Create, Wish
 from reservation.domain.model import Event, Metadata, Money, Reservation, Seat
 from reservation.dynamodb.events import EventImport
 from reservation.dynamodb.halls import Halls
-from reservation.dynamodb.hints import HintTable
 from reservation.dynamodb.items import Item, seat_key
-from reservation.dynamodb.layouts import Layouts
 from reservation.dynamodb.reservations import DynamoReservations
 from reservation.dynamodb.seats import EmbeddedInventory
 from reservation.dynamodb.tables import Tables, create_tables
@@ -154,7 +152,7 @@ class Venue:
         only by `halls.flush`."""
         client, clock = client or self.client, clock or self.clock
         table = self.tables.inventory
-        halls = Halls(Layouts(client, table), HintTable(client, table), now=clock.now, monotonic=clock.monotonic)
+        halls = Halls(client, table, now=clock.now, monotonic=clock.monotonic)
         inventory = EmbeddedInventory(
             client, table, halls=halls, stripe=lambda: stripe, now=clock.now, monotonic=clock.monotonic
         )
