@@ -64,7 +64,8 @@ class Wire(Protocol):
 class AwsClient:
     """Calls one AWS service, with retries.
 
-    stats counts: "calls", "retries", and the failed tries of each class: "throttle", "transient", "conflict", "reauth".
+    stats counts: "calls", those of each operation by its name, "retries", and the failed tries of each class:
+    "throttle", "transient", "conflict", "reauth".
     """
 
     def __init__(self, wire: Wire, *, attempts: int = 5, random: Callable[[], float] = uniform) -> None:
@@ -105,6 +106,7 @@ class AwsClient:
         if deadline is not None and time.monotonic() >= deadline:
             raise ConnectFailed("DeadlineExceeded", f"{operation} was not sent")
         self.stats["calls"] += 1
+        self.stats[operation] += 1
         retries: _Retries | None = None
         while True:
             try:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -122,8 +123,12 @@ class Halls:
         not_before = self._monotonic() - max_age
         entry = self._entries.get(event_id)
         while entry is None or entry.hints_at < not_before:
-            # One that is under way may have been sent too early; the next one is new enough.
-            entry = await self._loaded(event_id, until)
+            # A load that is under way may have been sent too early; the next one is new enough. One that fails says
+            # nothing about the next, either.
+            with suppress(ServiceUnavailable):
+                entry = await self._loaded(event_id, until)
+            if time.monotonic() >= until:
+                raise ServiceUnavailable
         if self._monotonic() - entry.hints_at > _HINTS_REFRESH_SECONDS or self._layout_is_old(entry):
             self._load(event_id)
         return entry

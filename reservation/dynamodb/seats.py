@@ -33,6 +33,7 @@ from reservation.dynamodb.transaction import Action, Failed, Role, batch_get
 _FACTS_KEPT, _FACTS_SECONDS = 10_000, 300.0
 _REFUSALS_KEPT, _REFUSAL_MS = 10_000, 250
 _UNKNOWN_MS = 5_000
+_CHOICE_SECONDS = 10.0  # they are read anew after one; older ones still choose, should the store not answer
 _VERIFIED = 100  # as many as one BatchGetItem reads
 _FREED_SECONDS = 5.0  # longer than any answer to a question of before may take
 
@@ -166,7 +167,7 @@ class EmbeddedInventory:
             self._halls.release(event.id, chosen)
 
     async def _chosen(self, event: Event, wish: Wish, until: float) -> tuple[str, ...]:
-        hall = await self._halls.hall(event.id, until)
+        hall = await self._halls.hall(event.id, until, max_age=_CHOICE_SECONDS)
         if wish.section and wish.section not in hall.section_names:
             raise InvalidRequest([FieldViolation("section", "is not a section of this event")])
         while not (seat_ids := self._claim(hall, event, wish)):

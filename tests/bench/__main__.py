@@ -14,7 +14,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import aws_calls, contention, expiry, kills, leases, outbox_lag, processes, service_cost
+from tests.bench import (
+    aws_calls,
+    choice,
+    contention,
+    expiry,
+    kills,
+    leases,
+    outbox_lag,
+    processes,
+    seat_map,
+    service_cost,
+)
 from tests.bench.figures import Figure
 
 BENCHMARKS: dict[Callable[[int], dict[str, Figure]], tuple[str, ...]] = {
@@ -26,6 +37,9 @@ BENCHMARKS: dict[Callable[[int], dict[str, Figure]], tuple[str, ...]] = {
     outbox_lag.measure_one_process: ("outbox_lag_p99_ms",),
     outbox_lag.measure_spread: ("outbox_lag_spread_p99_ms",),
     leases.measure_failover: ("lease_failover_s", "lease_idle_calls_per_s"),
+    choice.measure_best_available: ("best_available_txn",),
+    choice.measure_general_admission: ("ga_txn",),
+    seat_map.measure: ("import_50k_s", "seatmap_50k_ms"),
     kills.measure: ("oversold", "lost_events", "stuck_holds"),
 }
 
@@ -41,6 +55,10 @@ GOALS = {
     "outbox_lag_spread_p99_ms": "<= 400",
     "lease_failover_s": "<= 8.5",
     "lease_idle_calls_per_s": "<= 5",
+    "best_available_txn": "<= 1.1",
+    "ga_txn": "<= 1.2",
+    "import_50k_s": "<= 60",
+    "seatmap_50k_ms": "<= 2500",
     "oversold": "0",
     "lost_events": "0",
     "stuck_holds": "0",
