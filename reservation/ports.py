@@ -106,7 +106,8 @@ class ReservationStore(Protocol):
     async def advance(
         self, before: Reservation, after: Reservation, key: Key | None, traceparent: str, until: float
     ) -> Recorded:
-        """Replaces a held reservation by its next version and moves its seats with it.
+        """Replaces a held reservation by its next version (confirmed, cancelled, or a hold that ends later) and moves
+        its seats with it.
 
         Raises ReservationExpired (a seat is not its own any more), Superseded (also by time: then `current` is as
         before, and past), IdempotencyConflict, IdempotencyInProgress.

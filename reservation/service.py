@@ -1,4 +1,4 @@
-"""The use cases: create, get, confirm, cancel."""
+"""The use cases: create, get, confirm, cancel, extend."""
 
 import os
 import time
@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from reservation.domain import model
-from reservation.domain.commands import Cancel, Confirm, Create, Wish
+from reservation.domain.commands import Cancel, Confirm, Create, Extend, Wish
 from reservation.domain.errors import (
     EventNotFound,
     FieldViolation,
@@ -25,6 +25,10 @@ from reservation.flights import Flights
 from reservation.ports import Clock, DuePage, Inventory, Recorded, ReservationStore, StaleFacts, Superseded
 
 CREATE, CONFIRM, CANCEL = "CreateReservation", "ConfirmReservation", "CancelReservation"
+EXTEND = "ExtendHold"
+
+Change = Confirm | Cancel | Extend
+"""What makes the next version of a held reservation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +181,24 @@ class Reservations:
             until,
         )
 
+    async def extend(self, command: Extend, until: float) -> Recorded:
+        """Raises HoldExtensionDenied, and like confirm()."""
+        op_id = _new_op_id()
+        return await self._advance(
+            EXTEND,
+            command,
+            lambda held: model.extend(
+                held,
+                extension_ms=command.seconds * 1000,
+                reason=command.reason,
+                now=self._clock.now(),
+                op_id=op_id,
+                max_extensions=self._policy.max_extensions,
+                max_total=self._policy.max_hold_total,
+            ),
+            until,
+        )
+
     async def due(self, shard: str, before: int, page: object | None, until: float) -> DuePage:
         """Holds of a shard that end before a time, see ports.ReservationStore.due."""
         return await self._store.due(shard, before, page, until)
@@ -209,7 +231,7 @@ class Reservations:
         return reservation
 
     async def _advance(
-        self, rpc: str, command: Confirm | Cancel, decide: Callable[[Reservation], Reservation | None], until: float
+        self, rpc: str, command: Change, decide: Callable[[Reservation], Reservation | None], until: float
     ) -> Recorded:
         self._require_trusted_clock()
         # Equal for certain only under a key, and only for the same caller: another one may not see the reservation.
@@ -218,7 +240,7 @@ class Reservations:
         return _shared(flight.result, joined=flight.joined)
 
     async def _decide_and_write(
-        self, rpc: str, command: Confirm | Cancel, decide: Callable[[Reservation], Reservation | None], until: float
+        self, rpc: str, command: Change, decide: Callable[[Reservation], Reservation | None], until: float
     ) -> Recorded:
         current = await self._find(command.reservation_id, command.owner, until)
         key = _command_key(rpc, command, current.user_id)
@@ -255,7 +277,7 @@ def _create_key(command: Create) -> Key | None:
     return None
 
 
-def _command_key(rpc: str, command: Confirm | Cancel, user_id: str) -> Key | None:
+def _command_key(rpc: str, command: Change, user_id: str) -> Key | None:
     """In the scope of the reservation's own user, so that a key means the same whoever acts for that user."""
     if not command.idempotency_key:
         return None

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from reservation.api.call import Call
 from reservation.api.descriptors import wire_class
 from reservation.availability import Prospect, SeatPage
-from reservation.domain.commands import Cancel, Confirm, Create, Wish
+from reservation.domain.commands import Cancel, Confirm, Create, Extend, Wish
 from reservation.domain.model import Metadata, Money, Reservation, Seat, SeatStatus
 from reservation.domain.seating import Count
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
@@ -52,6 +52,17 @@ def cancel_command(request: messages.CancelReservationRequest, call: Call, key: 
     )
 
 
+def extend_command(request: messages.ExtendHoldRequest, call: Call, key: str) -> Extend:
+    return Extend(
+        reservation_id=request.reservation_id,
+        seconds=request.extension_seconds,
+        reason=request.reason,
+        owner=call.owner(request.user_id),
+        idempotency_key=key,
+        traceparent=call.traceparent,
+    )
+
+
 def created(reservation: Reservation) -> messages.CreateReservationResponse:
     return messages.CreateReservationResponse(
         reservation_id=reservation.id,
@@ -83,6 +94,16 @@ def cancelled(reservation: Reservation) -> messages.CancelReservationResponse:
         released_seats=_seats(reservation, SeatStatus.AVAILABLE),
         reservation_id=reservation.id,
         message="Reservation cancelled successfully",
+    )
+
+
+def extended(reservation: Reservation, seconds: int) -> messages.ExtendHoldResponse:
+    """`seconds`: by how many it was extended."""
+    return messages.ExtendHoldResponse(
+        new_expires_at=_time(reservation.hold_expires_at),
+        extended_seconds=seconds,
+        reservation_id=reservation.id,
+        status=_status(reservation),
     )
 
 

@@ -43,6 +43,13 @@ class ReservationHandlers:
         recorded = await self._reservations.cancel(convert.cancel_command(request, call, key), call.until)
         return Answer(convert.cancelled(recorded.reservation), _headers(recorded))
 
+    async def extend(self, request: messages.ExtendHoldRequest, call: Call) -> Answer:
+        validation.extend(request)
+        key = _key(call, request.idempotency_key)
+        recorded = await self._reservations.extend(convert.extend_command(request, call, key), call.until)
+        # An equal request asked for as many seconds, so this holds for a replay too.
+        return Answer(convert.extended(recorded.reservation, request.extension_seconds), _headers(recorded))
+
     async def list(self, request: messages.ListReservationsRequest, call: Call) -> Answer:
         validation.list_(request)
         return await unimplemented(request, call)
@@ -60,7 +67,7 @@ def reservation_service(handlers: ReservationHandlers) -> grpc.GenericRpcHandler
             Method("GetReservation", messages.GetReservationRequest, handlers.get),
             Method("ConfirmReservation", messages.ConfirmReservationRequest, handlers.confirm),
             Method("CancelReservation", messages.CancelReservationRequest, handlers.cancel),
-            Method("ExtendHold", messages.ExtendHoldRequest, unimplemented),
+            Method("ExtendHold", messages.ExtendHoldRequest, handlers.extend),
             Method("ListReservations", messages.ListReservationsRequest, handlers.list),
             Method("WatchReservation", messages.WatchReservationRequest, unimplemented, streams=True),
         ],

@@ -14,6 +14,7 @@ TEXT_LENGTH = 512
 TAGS, TAG_LENGTH = 20, 256
 METADATA_BYTES = 1024
 SEATS_A_PAGE = 500
+EXTENSION_SECONDS = 3600
 
 _RESERVED = "#"  # parts an event from a seat in the store's keys
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -126,8 +127,21 @@ def cancel(request: messages.CancelReservationRequest) -> None:
     _by_id(request, lambda violations: violations.text("reason", request.reason, limit=TEXT_LENGTH))
 
 
+def extend(request: messages.ExtendHoldRequest) -> None:
+    def more(violations: Violations) -> None:
+        violations.between("extension_seconds", request.extension_seconds, 1, EXTENSION_SECONDS)
+        violations.text("reason", request.reason, limit=TEXT_LENGTH)
+
+    _by_id(request, more)
+
+
 def _by_id(
-    request: messages.GetReservationRequest | messages.ConfirmReservationRequest | messages.CancelReservationRequest,
+    request: (
+        messages.GetReservationRequest
+        | messages.ConfirmReservationRequest
+        | messages.CancelReservationRequest
+        | messages.ExtendHoldRequest
+    ),
     more: Callable[[Violations], None] = lambda violations: None,
 ) -> None:
     violations = Violations()

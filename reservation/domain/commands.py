@@ -69,3 +69,19 @@ class Cancel:
     @property
     def content(self) -> tuple[str, ...]:
         return ("reservation", self.reservation_id, "reason", self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Let a hold end so many seconds later. `owner` as in Confirm."""
+
+    reservation_id: str
+    seconds: int
+    reason: str
+    owner: str | None
+    idempotency_key: str = ""
+    traceparent: str = ""
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        return ("reservation", self.reservation_id, "seconds", str(self.seconds), "reason", self.reason)

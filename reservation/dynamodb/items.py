@@ -149,9 +149,13 @@ def reservation_to_item(reservation: Reservation) -> Item:
         item["metadata"] = {"M": _metadata_to_item(reservation.metadata)}
     if reservation.slot is not None:
         item["slot"] = {"N": str(reservation.slot)}
-    if reservation.extensions:
-        item["extensions"] = {"N": str(reservation.extensions)}
+    if reservation.extended_by:
+        item["extendedBy"] = op_ids_to_attribute(reservation.extended_by)
     return item
+
+
+def op_ids_to_attribute(op_ids: Sequence[str]) -> Item:
+    return {"L": [{"S": op_id} for op_id in op_ids]}
 
 
 def reservation_from_item(item: Mapping[str, Any]) -> Reservation:
@@ -174,7 +178,7 @@ def reservation_from_item(item: Mapping[str, Any]) -> Reservation:
         reason=_text(item, "reason"),
         metadata=_metadata_from_item(metadata["M"]) if metadata else None,
         slot=_optional_number(item, "slot"),
-        extensions=_optional_number(item, "extensions") or 0,
+        extended_by=tuple(op_id["S"] for op_id in item["extendedBy"]["L"]) if "extendedBy" in item else (),
     )
 
 

@@ -17,6 +17,7 @@ from reservation.domain.idempotency import Key, Record
 from reservation.domain.model import Reservation, Seat, Status
 from reservation.dynamodb.items import (
     Item,
+    op_ids_to_attribute,
     order_to_item,
     outbox_to_item,
     record_from_item,
@@ -42,9 +43,9 @@ from reservation.ports import DuePage, Recorded, StaleFacts, Superseded
 _NEW_KEY_IF = "attribute_not_exists(idempotencyKey) OR expiresAt <= :now"
 _ADVANCE = (
     "SET #status = :status, version = :next, opId = :op, updatedAt = :at,"
-    " paymentIntentId = :payment, orderId = :order, reason = :reason"
-    " REMOVE expiryShard"
+    " holdExpiresAt = :until, extendedBy = :extended, paymentIntentId = :payment, orderId = :order, reason = :reason"
 )
+_NOT_DUE = " REMOVE expiryShard"
 _ADVANCE_IF = "#status = :held AND version = :version AND holdExpiresAt > :now"
 _DUE_PAGE = 100  # as many as one BatchGetItem reads
 
@@ -196,7 +197,7 @@ class DynamoReservations:
             self._inventory.forget_facts(draft.event_id, seats.repriced)
             raise StaleFacts
 
-    # Confirm and cancel
+    # Confirm, cancel and extend
 
     async def advance(
         self, before: Reservation, after: Reservation, key: Key | None, traceparent: str, until: float
@@ -235,7 +236,7 @@ class DynamoReservations:
         update = {
             "TableName": self._tables.reservations,
             "Key": reservation_key(before),
-            "UpdateExpression": _ADVANCE,
+            "UpdateExpression": _ADVANCE if after.status is Status.HOLD else _ADVANCE + _NOT_DUE,
             "ConditionExpression": condition,
             "ExpressionAttributeNames": {"#status": "status"},
             "ExpressionAttributeValues": {
@@ -243,6 +244,8 @@ class DynamoReservations:
                 ":next": {"N": str(after.version)},
                 ":op": {"S": after.op_id},
                 ":at": {"N": str(after.updated_at)},
+                ":until": {"N": str(after.hold_expires_at)},
+                ":extended": op_ids_to_attribute(after.extended_by),
                 ":payment": {"S": after.payment_intent_id},
                 ":order": {"S": after.order_id},
                 ":reason": {"S": after.reason},
@@ -265,7 +268,11 @@ class DynamoReservations:
             current = reservation_from_item(failed_reservation.item)
             if current.op_id == after.op_id:
                 return Recorded(current)
-            if current.version == before.version and verdict.undecided(Role.KEY, Role.SEAT):
+            if after.op_id in current.extended_by:
+                return Recorded(after)
+            if verdict.undecided(Role.KEY):
+                return None  # what is seen may be an equal command's doing, whose record is about to show
+            if current.version == before.version and verdict.undecided(Role.SEAT):
                 return None  # what failed is the time, but an equal command that was in time may be about to land
             raise Superseded(current)
         # A seat counts as lost only if all else was free to judge: otherwise it may be an earlier try of this very

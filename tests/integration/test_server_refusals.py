@@ -42,9 +42,12 @@ from tests.unit.examples import HOLD
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 AN_HOUR = 3_600_000
-SERVED = tuple(f"ReservationService/{verb}Reservation" for verb in ("Create", "Get", "Confirm", "Cancel"))
+SERVED = (
+    *(f"ReservationService/{verb}Reservation" for verb in ("Create", "Get", "Confirm", "Cancel")),
+    "ReservationService/ExtendHold",
+)
 UNSERVED = (
-    *("ReservationService/ExtendHold", "ReservationService/ListReservations"),
+    "ReservationService/ListReservations",
     *("InventoryService/CheckAvailability", "InventoryService/ReserveSeat", "InventoryService/CommitReservation"),
     *("InventoryService/ReleaseHold", "InventoryService/GetInventoryStatus", "InventoryService/ListSeats"),
 )
@@ -86,6 +89,7 @@ async def test_what_does_not_exist_is_not_found(system: System) -> None:
         messages.GetReservationRequest(reservation_id="rsv_nobody"),
         messages.ConfirmReservationRequest(reservation_id="rsv_nobody", payment_intent_id="pay_1"),
         messages.CancelReservationRequest(reservation_id="rsv_nobody"),
+        messages.ExtendHoldRequest(reservation_id="rsv_nobody", extension_seconds=30),
     ):
         refused = await refusal(call(system.channel, request))
         _check(refused, grpc.StatusCode.NOT_FOUND, "RESERVATION_NOT_FOUND")
@@ -111,12 +115,15 @@ async def test_a_final_reservation_refuses_what_would_change_it(system: System) 
     pay = messages.ConfirmReservationRequest(payment_intent_id="pay_1")
     pay_otherwise = messages.ConfirmReservationRequest(payment_intent_id="pay_2")
     cancel = messages.CancelReservationRequest()
+    extend = messages.ExtendHoldRequest(extension_seconds=30)
     await call(system.channel, replace(pay, reservation_id=confirmed))
     await call(system.channel, replace(cancel, reservation_id=cancelled))
     requests: list[tuple[Any, str, str]] = [
         (pay_otherwise, confirmed, "RESERVATION_ALREADY_CONFIRMED"),
         (cancel, confirmed, "RESERVATION_ALREADY_CONFIRMED"),
+        (extend, confirmed, "RESERVATION_ALREADY_CONFIRMED"),
         (pay, cancelled, "RESERVATION_ALREADY_CANCELLED"),
+        (extend, cancelled, "RESERVATION_ALREADY_CANCELLED"),
     ]
     for request, reservation_id, reason in requests:
         refused = await refusal(call(system.channel, replace(request, reservation_id=reservation_id)))
@@ -125,10 +132,14 @@ async def test_a_final_reservation_refuses_what_would_change_it(system: System) 
 
 @pytest.mark.parametrize(
     "request_of_held",
-    [messages.ConfirmReservationRequest(payment_intent_id="pay_late"), messages.CancelReservationRequest()],
-    ids=["confirm", "cancel"],
+    [
+        messages.ConfirmReservationRequest(payment_intent_id="pay_late"),
+        messages.CancelReservationRequest(),
+        messages.ExtendHoldRequest(extension_seconds=30),
+    ],
+    ids=["confirm", "cancel", "extend"],
 )
-async def test_a_hold_past_its_time_reads_expired_and_refuses_payment_and_cancel(
+async def test_a_hold_past_its_time_reads_expired_and_refuses_every_command(
     system: System, request_of_held: Any
 ) -> None:
     stored = await system.store(HOLD)
@@ -137,6 +148,27 @@ async def test_a_hold_past_its_time_reads_expired_and_refuses_payment_and_cancel
     refused = await refusal(call(system.channel, replace(request_of_held, reservation_id=stored.id)))
     _check(refused, grpc.StatusCode.FAILED_PRECONDITION, "RESERVATION_EXPIRED")
     assert (await call(system.channel, read)).message.status is messages.ReservationStatus.EXPIRED
+
+
+async def test_an_extension_beyond_the_limits_tells_what_is_left_and_leaves_the_hold_as_it_was(system: System) -> None:
+    """The service as it starts without settings: three extensions, and 300 seconds in all."""
+    held = await hold(system.channel, system.fresh_seats())
+    read = messages.GetReservationRequest(reservation_id=held)
+    await call(system.channel, messages.ExtendHoldRequest(reservation_id=held, extension_seconds=200))
+    before = await call(system.channel, read)
+    refused = await refusal(call(system.channel, messages.ExtendHoldRequest(reservation_id=held, extension_seconds=41)))
+    _check(refused, grpc.StatusCode.FAILED_PRECONDITION, "HOLD_EXTENSION_DENIED")
+    assert refused.facts == {"extensions_left": "2", "seconds_left": "40"}
+    assert await call(system.channel, read) == before
+
+
+async def test_an_extension_says_by_how_much(system: System) -> None:
+    held = await hold(system.channel, system.fresh_seats())
+    for seconds in (0, -1, 3601):
+        request = messages.ExtendHoldRequest(reservation_id=held, extension_seconds=seconds)
+        refused = await refusal(call(system.channel, request))
+        _check(refused, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+        assert refused.violations == ("extension_seconds",)
 
 
 async def test_a_process_that_cannot_trust_its_clock_refuses_commands_and_reads_what_is_stored(system: System) -> None:
@@ -151,6 +183,7 @@ async def test_a_process_that_cannot_trust_its_clock_refuses_commands_and_reads_
             create_request([other]),
             messages.ConfirmReservationRequest(reservation_id=held, payment_intent_id="pay_1"),
             messages.CancelReservationRequest(reservation_id=held),
+            messages.ExtendHoldRequest(reservation_id=held, extension_seconds=30),
         ):
             refused = await refusal(call(wrong.channel, request))
             _check(refused, grpc.StatusCode.UNAVAILABLE, "SERVICE_UNAVAILABLE", retry_after=1.0)

@@ -14,7 +14,7 @@ from aiobotocore.session import AioSession
 
 from reservation.aws.client import AwsClient
 from reservation.aws.session import AwsConfig, connect, session
-from reservation.domain.commands import Cancel, Confirm, Create, Wish
+from reservation.domain.commands import Cancel, Confirm, Create, Extend, Wish
 from reservation.domain.model import Event, Metadata, Money, Reservation, Seat
 from reservation.dynamodb.events import EventImport
 from reservation.dynamodb.halls import Halls
@@ -110,6 +110,20 @@ class Party:
         patience: float = 10.0,
     ) -> Recorded:
         return await self.service.cancel(Cancel(reservation_id, reason, owner, key, traceparent), soon(patience))
+
+    async def extend(
+        self,
+        reservation_id: str,
+        reason: str = "",
+        *,
+        seconds: int = 30,
+        owner: str | None = None,
+        key: str = "",
+        traceparent: str = "",
+        patience: float = 10.0,
+    ) -> Recorded:
+        command = Extend(reservation_id, seconds, reason, owner, key, traceparent)
+        return await self.service.extend(command, soon(patience))
 
     async def get(self, reservation_id: str, owner: str | None = None) -> Reservation:
         return await self.service.get(reservation_id, owner, soon())

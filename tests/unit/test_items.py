@@ -36,7 +36,7 @@ def test_a_record_is_read_as_it_was_written(answer: Reservation, key: str, print
     assert record.op_id == answer.op_id
     assert record.expires_at == second * 1000
     assert record.answer == replace(
-        answer, shard="", reservation_token="", reason="", metadata=None, slot=None, extensions=0
+        answer, shard="", reservation_token="", reason="", metadata=None, slot=None, extended_by=()
     )
 
 
