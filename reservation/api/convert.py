@@ -3,10 +3,13 @@
 from datetime import UTC, datetime, timedelta
 
 from reservation.api.call import Call
-from reservation.domain.commands import Cancel, Confirm, Create
-from reservation.domain.model import Metadata, Money, Reservation, Seat, SeatStatus
+from reservation.api.pages import Pages
+from reservation.domain.commands import Cancel, Confirm, Create, Listing
+from reservation.domain.model import Metadata, Money, Reservation, Seat, SeatStatus, Status
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
+from reservation.ports import Page
 
+_PAGE_SIZE = 20
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _SEAT_STATUS = {status: messages.SeatStatus[status.value] for status in SeatStatus}
 
@@ -40,6 +43,17 @@ def cancel_command(request: messages.CancelReservationRequest, call: Call, key: 
         owner=call.owner(request.user_id),
         idempotency_key=key,
         traceparent=call.traceparent,
+    )
+
+
+def listing(request: messages.ListReservationsRequest, call: Call, pages: Pages) -> Listing:
+    named = request.status is not messages.ReservationStatus.RESERVATION_STATUS_UNSPECIFIED
+    return Listing(
+        user_id=call.user(request.user_id),
+        event_id=request.event_id,
+        status=Status(str(request.status.name)) if named else None,
+        size=request.page_size or _PAGE_SIZE,
+        begin=pages.begin(request.page_token) or "",
     )
 
 
@@ -93,6 +107,13 @@ def reservation_body(reservation: Reservation) -> messages.GetReservationRespons
         order_id=reservation.order_id,
         metadata=_metadata_message(reservation.metadata) if reservation.metadata is not None else None,
         seat_ids=list(reservation.seat_ids),
+    )
+
+
+def listed(page: Page, pages: Pages) -> messages.ListReservationsResponse:
+    return messages.ListReservationsResponse(
+        reservations=[reservation_body(each) for each in page.reservations],
+        next_page_token=pages.token(page.next) if page.next else "",
     )
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from reservation.api.pages import Pages
 from reservation.domain.errors import FieldViolation, InvalidRequest, NotImplementedYet
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 
@@ -137,10 +138,12 @@ def _by_id(
     violations.raise_if_any()
 
 
-def list_(request: messages.ListReservationsRequest) -> None:
+def list_(request: messages.ListReservationsRequest, pages: Pages) -> None:
     violations = Violations()
     violations.text("user_id", request.user_id)
     violations.text("event_id", request.event_id)
     violations.enum("status", request.status)
     violations.between("page_size", request.page_size, 0, 100)
+    if request.page_token and pages.begin(request.page_token) is None:
+        violations.add("page_token", "is no token of this list")
     violations.raise_if_any()

@@ -42,9 +42,12 @@ from tests.unit.examples import HOLD
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 AN_HOUR = 3_600_000
-SERVED = tuple(f"ReservationService/{verb}Reservation" for verb in ("Create", "Get", "Confirm", "Cancel"))
+SERVED = (
+    *(f"ReservationService/{verb}Reservation" for verb in ("Create", "Get", "Confirm", "Cancel")),
+    "ReservationService/ListReservations",
+)
 UNSERVED = (
-    *("ReservationService/ExtendHold", "ReservationService/ListReservations"),
+    "ReservationService/ExtendHold",
     *("InventoryService/CheckAvailability", "InventoryService/ReserveSeat", "InventoryService/CommitReservation"),
     *("InventoryService/ReleaseHold", "InventoryService/GetInventoryStatus", "InventoryService/ListSeats"),
 )
