@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from reservation.domain.commands import Wish
+from reservation.domain.commands import Listing, Wish
 from reservation.domain.idempotency import Key, Record
 from reservation.domain.model import Event, Reservation, Seat, SeatStatus
 from reservation.domain.seating import Hall
@@ -40,6 +40,15 @@ class DuePage:
     holds: tuple[Reservation, ...]
     unreadable: tuple[str, ...]
     next: object | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a user's reservations, newest first. `next`: where the next page begins (any text is somewhere to begin);
+    empty: this was the last one."""
+
+    reservations: tuple[Reservation, ...]
+    next: str
 
 
 class Clock(Protocol):
@@ -90,6 +99,11 @@ class ReservationStore(Protocol):
 
     async def find(self, reservation_id: str, until: float) -> Reservation | None:
         """Strongly consistent."""
+        ...
+
+    async def page(self, wanted: Listing, until: float) -> Page:
+        """Which reservations there are is known a moment late; what has become of them is read strongly consistent. The
+        status is left to the caller: what a hold's is depends on the time."""
         ...
 
     async def recall(self, key: Key, until: float) -> Record | None:

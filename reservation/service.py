@@ -1,4 +1,4 @@
-"""The use cases: create, get, confirm, cancel, extend."""
+"""The use cases: create, get, list, confirm, cancel, extend."""
 
 import os
 import time
@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from reservation.domain import model
-from reservation.domain.commands import Cancel, Confirm, Create, Extend, Wish
+from reservation.domain.commands import Cancel, Confirm, Create, Extend, Listing, Wish
 from reservation.domain.errors import (
     EventNotFound,
     FieldViolation,
@@ -22,7 +22,7 @@ from reservation.domain.errors import (
 from reservation.domain.idempotency import Key, scoped_key, token_key
 from reservation.domain.model import Event, Reservation, Seat, Status
 from reservation.flights import Flights
-from reservation.ports import Clock, DuePage, Inventory, Recorded, ReservationStore, StaleFacts, Superseded
+from reservation.ports import Clock, DuePage, Inventory, Page, Recorded, ReservationStore, StaleFacts, Superseded
 
 CREATE, CONFIRM, CANCEL = "CreateReservation", "ConfirmReservation", "CancelReservation"
 EXTEND = "ExtendHold"
@@ -153,7 +153,15 @@ class Reservations:
 
     async def get(self, reservation_id: str, owner: str | None, until: float) -> Reservation:
         """`owner`: whose it must be; None: the caller acts for everybody. Raises ReservationNotFound."""
-        stored = await self._find(reservation_id, owner, until)
+        return self._as_seen(await self._find(reservation_id, owner, until))
+
+    async def page(self, wanted: Listing, until: float) -> Page:
+        """Of those that are there all the while each is on exactly one page, whatever is created meanwhile."""
+        page = await self._store.page(wanted, until)
+        seen = (self._as_seen(stored) for stored in page.reservations)
+        return Page(tuple(each for each in seen if wanted.status in (None, each.status)), page.next)
+
+    def _as_seen(self, stored: Reservation) -> Reservation:
         if not self._clock.trusted():
             return stored
         return model.as_seen(stored, now=self._clock.now(), max_clock_skew=self._policy.max_clock_skew)

@@ -4,6 +4,7 @@ import grpc
 
 from reservation.api import convert, validation
 from reservation.api.call import Call
+from reservation.api.pages import Pages
 from reservation.api.registration import Answer, Method, service
 from reservation.domain.errors import NotImplementedYet
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
@@ -51,8 +52,10 @@ class ReservationHandlers:
         return Answer(convert.extended(recorded.reservation, request.extension_seconds), _headers(recorded))
 
     async def list(self, request: messages.ListReservationsRequest, call: Call) -> Answer:
-        validation.list_(request)
-        return await unimplemented(request, call)
+        pages = Pages("reservations", call.user(request.user_id), request.event_id, str(int(request.status)))
+        validation.list_(request, pages)
+        page = await self._reservations.page(convert.listing(request, call, pages), call.until)
+        return Answer(convert.listed(page, pages))
 
 
 async def unimplemented(_request: object, _call: Call) -> Answer:

@@ -6,6 +6,7 @@ from itertools import count
 from typing import Any
 
 from reservation.aws.client import AwsClient
+from reservation.domain.commands import Listing
 from reservation.domain.errors import (
     IdempotencyInProgress,
     ReservationError,
@@ -27,7 +28,7 @@ from reservation.dynamodb.items import (
     reservation_to_item,
 )
 from reservation.dynamodb.seats import EmbeddedInventory, SeatsVerdict, unknown_seats
-from reservation.dynamodb.tables import DUE_INDEX, Tables
+from reservation.dynamodb.tables import DUE_INDEX, USER_INDEX, Tables
 from reservation.dynamodb.transaction import (
     Action,
     Cancellation,
@@ -38,7 +39,7 @@ from reservation.dynamodb.transaction import (
     read,
     transact,
 )
-from reservation.ports import DuePage, Recorded, StaleFacts, Superseded
+from reservation.ports import DuePage, Page, Recorded, StaleFacts, Superseded
 
 _NEW_KEY_IF = "attribute_not_exists(idempotencyKey) OR expiresAt <= :now"
 _ADVANCE = (
@@ -48,6 +49,9 @@ _ADVANCE = (
 _NOT_DUE = " REMOVE expiryShard"
 _ADVANCE_IF = "#status = :held AND version = :version AND holdExpiresAt > :now"
 _DUE_PAGE = 100  # as many as one BatchGetItem reads
+
+_ID = "rsv_"  # what ids of reservations begin with; other kinds of items may share the table
+_LAST = "\U0010ffff"  # no text sorts after it
 
 _SETTLE_IF = "#status = :held AND version = :version AND holdExpiresAt <= :now"
 
@@ -85,6 +89,26 @@ class DynamoReservations:
         }
         reply = await read(self._client, "Query", query, until)
         return reservation_from_item(reply["Items"][0]) if reply["Items"] else None
+
+    async def page(self, wanted: Listing, until: float) -> Page:
+        query = {
+            "TableName": self._tables.reservations,
+            "IndexName": USER_INDEX,
+            "KeyConditionExpression": "userId = :user AND reservationId BETWEEN :oldest AND :newest",
+            "ExpressionAttributeValues": {
+                ":user": {"S": wanted.user_id},
+                ":oldest": {"S": _ID},
+                ":newest": {"S": _ID + (wanted.begin or _LAST)},
+            },
+            "ScanIndexForward": False,
+            "Limit": wanted.size + 1,  # one more: the first of the next page
+        }
+        entries = (await read(self._client, "Query", query, until))["Items"]
+        page, rest = entries[: wanted.size], entries[wanted.size :]
+        chosen = [entry for entry in page if wanted.event_id in ("", entry["eventId"]["S"])]
+        found = [reservation_from_item(item) for item in await self._reservations_of(chosen, until)]
+        found.sort(key=lambda reservation: reservation.id, reverse=True)
+        return Page(tuple(found), rest[0]["reservationId"]["S"].removeprefix(_ID) if rest else "")
 
     async def recall(self, key: Key, until: float) -> Record | None:
         request = {"TableName": self._tables.idempotency, "Key": _key_key(key), "ConsistentRead": True}

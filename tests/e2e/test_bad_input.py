@@ -131,6 +131,8 @@ BAD = [
     Bad("an unknown parameter", None, rpc="GetReservation", path=f"{CREATE}/rsv_1?nope=1"),
     Bad("a page of 101", None, ("page_size",), rpc="ListReservations", path=f"{CREATE}?pageSize=101",
         native=bytes(messages.ListReservationsRequest(page_size=101))),
+    Bad("a page token of no list", None, ("page_token",), rpc="ListReservations", path=f"{CREATE}?pageToken=cnN2Xw",
+        native=bytes(messages.ListReservationsRequest(page_token="cnN2Xw"))),
     Bad("an unknown reservation", None, code="RESERVATION_NOT_FOUND", rpc="GetReservation", path=f"{CREATE}/rsv_1",
         native=bytes(messages.GetReservationRequest(reservation_id="rsv_1"))),
     Bad("a read of 129 characters", None, ("reservation_id",), rpc="GetReservation", path=f"{CREATE}/{_LONG}",

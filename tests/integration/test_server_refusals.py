@@ -45,12 +45,12 @@ AN_HOUR = 3_600_000
 SERVED = (
     *(f"ReservationService/{verb}Reservation" for verb in ("Create", "Get", "Confirm", "Cancel")),
     "ReservationService/ExtendHold",
-)
-UNSERVED = (
     "ReservationService/ListReservations",
-    *("InventoryService/CheckAvailability", "InventoryService/ReserveSeat", "InventoryService/CommitReservation"),
-    *("InventoryService/ReleaseHold", "InventoryService/GetInventoryStatus", "InventoryService/ListSeats"),
+    "InventoryService/CheckAvailability",
+    "InventoryService/GetInventoryStatus",
+    "InventoryService/ListSeats",
 )
+UNSERVED = (*("InventoryService/ReserveSeat", "InventoryService/CommitReservation", "InventoryService/ReleaseHold"),)
 UNSERVED_STREAM = "ReservationService/WatchReservation"
 
 

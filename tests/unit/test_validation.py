@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from reservation.api import validation
+from reservation.api.pages import Pages
 from reservation.domain.errors import FieldViolation, InvalidRequest
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 
@@ -47,8 +48,11 @@ def extend(**changes: Any) -> Check:
     return lambda: validation.extend(messages.ExtendHoldRequest(**good | changes))
 
 
+PAGES = Pages("reservations", "user_1")
+
+
 def list_(**fields: Any) -> Check:
-    return lambda: validation.list_(messages.ListReservationsRequest(**fields))
+    return lambda: validation.list_(messages.ListReservationsRequest(**fields), PAGES)
 
 
 def key(value: str) -> Check:
@@ -125,6 +129,14 @@ BAD: list[tuple[Check, list[tuple[str, str]]]] = [
     (list_(status=NEGATIVE_STATUS), [("status", "is not one of its values")]),
     (list_(page_size=-1), [("page_size", "is not between 0 and 100")]),
     (list_(page_size=101), [("page_size", "is not between 0 and 100")]),
+    (list_(page_token="x"), [("page_token", "is no token of this list")]),
+    (
+        list_(page_size=101, page_token="x" * 600),
+        [
+            ("page_size", "is not between 0 and 100"),
+            ("page_token", "is no token of this list"),
+        ],
+    ),
     (key("x" * 256), [("idempotency_key", "is longer than 255 characters")]),
     (key("k\x00"), [("idempotency_key", CONTROL)]),
     (
@@ -184,6 +196,7 @@ GOOD: list[Check] = [
     extend(extension_seconds=3600, reservation_id=LONG, user_id=LONG),
     list_(),
     list_(user_id=LONG, event_id=LONG, page_size=100),
+    list_(page_token=PAGES.token("0194")),
     *(list_(status=status) for status in messages.ReservationStatus),
     key(""),
     key("x" * 255),
