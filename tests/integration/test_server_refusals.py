@@ -254,11 +254,6 @@ async def test_a_method_that_is_not_served_yet_says_so_in_the_common_form(system
     _check(await _refused_raw(system.channel, method, b""), grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
 
 
-async def test_seats_left_to_the_service_to_choose_are_not_served_yet(system: System) -> None:
-    refused = await refusal(call(system.channel, create_request([], quantity=2)))
-    _check(refused, grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
-
-
 # Hostile bytes
 
 _VALID = bytes(create_request(["A-1"], user_id="u", metadata=messages.ReservationMetadata(tags={"a": "b"})))
