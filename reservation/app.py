@@ -14,6 +14,7 @@ import structlog
 from reservation.api.inventory import inventory_service
 from reservation.api.reservations import ReservationHandlers, reservation_service
 from reservation.api.server import Health, build
+from reservation.audience import Audience
 from reservation.aws.client import AwsClient
 from reservation.aws.errors import AwsError
 from reservation.aws.session import AwsConfig, Service, connect
@@ -30,6 +31,7 @@ from reservation.dynamodb.tables import Tables
 from reservation.eventbridge import EventBridge
 from reservation.service import Policy, Reservations
 from reservation.settings import Settings
+from reservation.watches import Watches
 
 log = structlog.get_logger()
 
@@ -67,19 +69,21 @@ def aws_config_of(settings: Settings) -> AwsConfig:
 async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator[Running]:
     """Serves inside the block. `clock_offset` (milliseconds) moves the service's clock, for tests and drills.
 
-    Raises StartError. Shutting down, in this order: not ready, no new requests, those under way finish, commands whose
-    callers left finish, loops stop, leases are handed over, connections close.
+    Raises StartError. Shutting down, in this order: not ready, watches end, no new requests, those under way finish,
+    commands whose callers left finish, loops stop, leases are handed over, connections close.
     """
     async with AsyncExitStack() as closing:
         clients = await _connect(settings, closing)
         await _require_bus(clients.events, settings.eventbridge_bus_name)
         clock = Clock(lambda: clients.requests.server_date, offset=clock_offset)
         background = _background(settings, clients, clock)
-        reservations = _reservations(settings, clients.requests, clock, background)
-        expiry = _expiry(settings, clients, clock, background)
+        audience = Audience()
+        reservations = _reservations(settings, clients.requests, clock, background, audience)
+        watches = Watches(reservations, audience, clock, max_clock_skew=_max_clock_skew(settings))
+        expiry = _expiry(settings, clients, clock, background, audience)
         health = Health()
         await health.start()
-        handlers = ReservationHandlers(reservations, max_seats=settings.max_seats_per_reservation)
+        handlers = ReservationHandlers(reservations, watches, max_seats=settings.max_seats_per_reservation)
         server = build([reservation_service(handlers), inventory_service()], health)
         port = _bind(server, settings)
         readiness = Readiness(clients.requests, tables_of(settings), clock, health.ready)
@@ -93,12 +97,14 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
                 ("readiness", readiness.run()),
                 ("leader", background.leader.run()),
                 ("expiry", expiry.run()),
+                ("watches", watches.run()),
             )
         ]
         try:
             yield Running(port)
         finally:
             await health.leave()
+            audience.close()  # or the server would wait for watches, which have no end of their own
             await server.stop(DRAIN_SECONDS)
             await reservations.drain()
             await background.stop(loops)
@@ -192,7 +198,9 @@ def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Backgro
     return _Background(leader, relay)
 
 
-def _reservations(settings: Settings, client: AwsClient, clock: Clock, background: _Background) -> Reservations:
+def _reservations(
+    settings: Settings, client: AwsClient, clock: Clock, background: _Background, audience: Audience
+) -> Reservations:
     tables = tables_of(settings)
     inventory = EmbeddedInventory(client, tables.inventory, now=clock.now)
     store = DynamoReservations(
@@ -202,10 +210,11 @@ def _reservations(settings: Settings, client: AwsClient, clock: Clock, backgroun
         now=clock.now,
         key_window=settings.idempotency_ttl_seconds * 1000,
         event_written=background.relay.nudge,
+        changed=audience.notice,
     )
     policy = Policy(
         hold=settings.hold_seconds * 1000,
-        max_clock_skew=int(settings.max_clock_skew_seconds * 1000),
+        max_clock_skew=_max_clock_skew(settings),
         max_seats=settings.max_seats_per_reservation,
         max_holds_per_user=settings.max_holds_per_user,
         max_extensions=settings.hold_extensions_max,
@@ -214,11 +223,15 @@ def _reservations(settings: Settings, client: AwsClient, clock: Clock, backgroun
     return Reservations(store, inventory, policy, clock, background.leader.shard_for)
 
 
-def _expiry(settings: Settings, clients: _Clients, clock: Clock, background: _Background) -> Expiry:
+def _max_clock_skew(settings: Settings) -> int:
+    return int(settings.max_clock_skew_seconds * 1000)
+
+
+def _expiry(settings: Settings, clients: _Clients, clock: Clock, background: _Background, audience: Audience) -> Expiry:
     """Over connections of its own: at the peak of a sale holds must end on time."""
     leader = background.leader
     return Expiry(
-        _reservations(settings, clients.loops, clock, background),
+        _reservations(settings, clients.loops, clock, background, audience),
         held_shards=lambda: leader.held,
         may_work_on=leader.may_work_on,
         now=clock.now,

@@ -1,7 +1,7 @@
 """The use cases: create, get, list, confirm, cancel."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from reservation.domain import model
@@ -112,6 +112,10 @@ class Reservations:
         page = await self._store.page(wanted, until)
         seen = (self._as_seen(stored) for stored in page.reservations)
         return Page(tuple(each for each in seen if wanted.status in (None, each.status)), page.next)
+
+    async def newer(self, known: Sequence[Reservation], until: float) -> Sequence[Reservation]:
+        """See ports.ReservationStore.newer."""
+        return await self._store.newer(known, until)
 
     def _as_seen(self, stored: Reservation) -> Reservation:
         if not self._clock.trusted():

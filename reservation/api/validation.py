@@ -119,6 +119,10 @@ def get(request: messages.GetReservationRequest) -> None:
     _by_id(request)
 
 
+def watch(request: messages.WatchReservationRequest) -> None:
+    _by_id(request)
+
+
 def confirm(request: messages.ConfirmReservationRequest) -> None:
     _by_id(request, lambda violations: violations.text("payment_intent_id", request.payment_intent_id, required=True))
 
@@ -128,7 +132,10 @@ def cancel(request: messages.CancelReservationRequest) -> None:
 
 
 def _by_id(
-    request: messages.GetReservationRequest | messages.ConfirmReservationRequest | messages.CancelReservationRequest,
+    request: messages.GetReservationRequest
+    | messages.WatchReservationRequest
+    | messages.ConfirmReservationRequest
+    | messages.CancelReservationRequest,
     more: Callable[[Violations], None] = lambda violations: None,
 ) -> None:
     violations = Violations()

@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -142,11 +142,13 @@ class Venue:
         hold: int = HOLD_MS,
         window: int = WINDOW_MS,
         shard: str | None = None,
+        changed: Callable[[Reservation], None] = lambda reservation: None,
     ) -> Party:
-        """Another process. `hold` and `window` (of idempotency keys) in milliseconds. `shard`: of every reservation."""
+        """Another process. `hold` and `window` (of idempotency keys) in milliseconds. `shard`: of every reservation.
+        `changed` as DynamoReservations takes it."""
         client, clock = client or self.client, clock or self.clock
         inventory = EmbeddedInventory(client, self.tables.inventory, now=clock.now, monotonic=clock.monotonic)
-        store = DynamoReservations(client, self.tables, inventory, now=clock.now, key_window=window)
+        store = DynamoReservations(client, self.tables, inventory, now=clock.now, key_window=window, changed=changed)
         policy = Policy(hold=hold, max_clock_skew=SKEW_MS)
         service = Reservations(store, inventory, policy, clock, lambda key: shard or shard_by_hash(key))
         party = Party(client, clock, inventory, store, service)

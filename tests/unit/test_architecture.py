@@ -24,12 +24,16 @@ ARROWS = {
     "catalog": "domain",
     "audit": "dynamodb aws domain",
     # The composition root knows everybody; nobody knows it but those who start a service.
-    "app": "api background service inventory dynamodb eventbridge aws telemetry ports domain clock settings",
+    "app": (
+        "api background service watches audience inventory dynamodb eventbridge aws telemetry ports domain clock"
+        " settings"
+    ),
     # Inward: edges and loops -> use cases -> ports -> domain.
-    "api": "service ports domain gen edge",
+    "api": "service watches ports domain gen edge",
     "background": (
         "service ports domain aws eventbridge clock dynamodb.tables dynamodb.leases dynamodb.outbox dynamodb.retirement"
     ),
+    "watches": "service audience ports domain",
     "service": "ports domain flights",
     "ports": "domain",
     "domain": "",
@@ -41,6 +45,7 @@ ARROWS = {
     "telemetry": "",
     # Leaves.
     "flights": "domain",
+    "audience": "domain",
     "clock": "aws.client",
     "settings": "",
     "edge": "",
