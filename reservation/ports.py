@@ -106,6 +106,11 @@ class ReservationStore(Protocol):
         status is left to the caller: what a hold's is depends on the time."""
         ...
 
+    async def newer(self, known: Sequence[Reservation], until: float) -> Sequence[Reservation]:
+        """Those of them, 100 at most, that have a newer version by now, by one cheap read: it may be a moment out of
+        date, and may leave some out, which a later one will find."""
+        ...
+
     async def recall(self, key: Key, until: float) -> Record | None:
         """The live record of a key, strongly consistent."""
         ...

@@ -161,6 +161,10 @@ class Reservations:
         seen = (self._as_seen(stored) for stored in page.reservations)
         return Page(tuple(each for each in seen if wanted.status in (None, each.status)), page.next)
 
+    async def newer(self, known: Sequence[Reservation], until: float) -> Sequence[Reservation]:
+        """See ports.ReservationStore.newer."""
+        return await self._store.newer(known, until)
+
     def _as_seen(self, stored: Reservation) -> Reservation:
         if not self._clock.trusted():
             return stored

@@ -187,6 +187,12 @@ def seat_page(page: SeatPage, pages: Pages) -> bytes:
     return encoded
 
 
+def in_band(error_body: str) -> messages.GetReservationResponse:
+    """A REST stream that has begun has no status left to fail with, and Envoy passes on nothing but messages of this
+    type. So the body of an error goes out as the id of no reservation, in hex, which edge.lua turns back."""
+    return messages.GetReservationResponse(reservation_id=f"error:{error_body.encode().hex()}")
+
+
 def listed(page: Page, pages: Pages) -> messages.ListReservationsResponse:
     return messages.ListReservationsResponse(
         reservations=[reservation_body(each) for each in page.reservations],

@@ -78,9 +78,10 @@ class Refusal:
         if call.path is None:
             return (("grpc-status-details-bin", self._rpc_status().SerializeToString()),)
         retry = (("retry-after", str(self.rule.retry_after)),) if self.rule.retry_after is not None else ()
-        return (("x-http-status", str(self.rule.http)), ("x-error-body", self._rest_body(call)), *retry)
+        return (("x-http-status", str(self.rule.http)), ("x-error-body", self.rest_body(call)), *retry)
 
-    def _rest_body(self, call: Call) -> str:
+    def rest_body(self, call: Call) -> str:
+        """The body that REST callers read, in ASCII."""
         error: dict[str, Any] = {
             "code": self.error.code,
             "message": self.error.text,

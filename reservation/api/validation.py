@@ -124,6 +124,10 @@ def get(request: messages.GetReservationRequest) -> None:
     _by_id(request)
 
 
+def watch(request: messages.WatchReservationRequest) -> None:
+    _by_id(request)
+
+
 def confirm(request: messages.ConfirmReservationRequest) -> None:
     _by_id(request, lambda violations: violations.text("payment_intent_id", request.payment_intent_id, required=True))
 
@@ -143,6 +147,7 @@ def extend(request: messages.ExtendHoldRequest) -> None:
 def _by_id(
     request: (
         messages.GetReservationRequest
+        | messages.WatchReservationRequest
         | messages.ConfirmReservationRequest
         | messages.CancelReservationRequest
         | messages.ExtendHoldRequest

@@ -144,6 +144,11 @@ class Reservation:
         """What this reservation's seats are because of it; None once it has no claim to them."""
         return _SEAT_STATUS.get(self.status)
 
+    @property
+    def is_final(self) -> bool:
+        """Nothing that its user waits for is still to come."""
+        return self.status not in (Status.PENDING, Status.HOLD)
+
 
 _SEAT_STATUS = {Status.HOLD: SeatStatus.HELD, Status.CONFIRMED: SeatStatus.SOLD}
 

@@ -1,7 +1,7 @@
 """Reservations in DynamoDB: one TransactWriteItems a command."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any
 
@@ -60,7 +60,8 @@ class DynamoReservations:
     """See ports.ReservationStore.
 
     `now` gives milliseconds since the epoch. `key_window`, in milliseconds, is how long an idempotency key is
-    known. `event_written` is told of the shard of each new outbox row.
+    known. `event_written` is told of the shard of each new outbox row, `changed` of each reservation that this store
+    has moved to a new version.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class DynamoReservations:
         now: Callable[[], int],
         key_window: int,
         event_written: Callable[[str], None] = lambda shard: None,
+        changed: Callable[[Reservation], None] = lambda reservation: None,
     ) -> None:
         self._client = client
         self._tables = tables
@@ -79,6 +81,7 @@ class DynamoReservations:
         self._now = now
         self._key_window = key_window
         self._event_written = event_written
+        self._changed = changed
 
     async def find(self, reservation_id: str, until: float) -> Reservation | None:
         query = {
@@ -109,6 +112,13 @@ class DynamoReservations:
         found = [reservation_from_item(item) for item in await self._reservations_of(chosen, until)]
         found.sort(key=lambda reservation: reservation.id, reverse=True)
         return Page(tuple(found), rest[0]["reservationId"]["S"].removeprefix(_ID) if rest else "")
+
+    async def newer(self, known: Sequence[Reservation], until: float) -> Sequence[Reservation]:
+        table, versions = self._tables.reservations, {each.id: each.version for each in known}
+        request = {"RequestItems": {table: {"Keys": [reservation_key(each) for each in known]}}}
+        found = (await read(self._client, "BatchGetItem", request, until))["Responses"].get(table, [])
+        changed = [item for item in found if int(item["version"]["N"]) > versions[item["reservationId"]["S"]]]
+        return _readable(changed)[0]
 
     async def recall(self, key: Key, until: float) -> Record | None:
         request = {"TableName": self._tables.idempotency, "Key": _key_key(key), "ConsistentRead": True}
@@ -240,6 +250,7 @@ class DynamoReservations:
         raise AssertionError("back_off ends it")
 
     def _advanced(self, recorded: Recorded) -> Recorded:
+        self._changed(recorded.reservation)
         if not recorded.replayed:
             self._inventory.followed(recorded.reservation, recorded.reservation.seats)
         return recorded
@@ -321,12 +332,7 @@ class DynamoReservations:
         if page is not None:
             query["ExclusiveStartKey"] = page
         reply = await read(self._client, "Query", query, until)
-        holds, unreadable = [], []
-        for item in await self._reservations_of(reply["Items"], until):
-            try:
-                holds.append(reservation_from_item(item))
-            except (KeyError, TypeError, ValueError):
-                unreadable.append(item["reservationId"]["S"])
+        holds, unreadable = _readable(await self._reservations_of(reply["Items"], until))
         holds.sort(key=lambda held: held.hold_expires_at)
         return DuePage(tuple(holds), tuple(unreadable), reply.get("LastEvaluatedKey"))
 
@@ -344,9 +350,11 @@ class DynamoReservations:
             if verdict is None:
                 self._inventory.followed(after, seats)
                 self._event_written(after.shard)
+                self._changed(after)
                 return
             for failed in verdict.failed(Role.RESERVATION):
                 if _op_id(failed.item) == after.op_id:
+                    self._changed(after)
                     return
                 raise Superseded(reservation_from_item(failed.item) if failed.item else before)
             lost = {failed.subject for failed in verdict.failed(Role.SEAT)}
@@ -394,6 +402,17 @@ class DynamoReservations:
     def _outbox_action(self, after: Reservation, traceparent: str, released: Sequence[str] = ()) -> Action:
         put = {"TableName": self._tables.outbox, "Item": outbox_to_item(after, traceparent, released)}
         return Action(Role.OUTBOX, {"Put": put})
+
+
+def _readable(items: Iterable[Item]) -> tuple[list[Reservation], list[str]]:
+    """The reservations, and the ids of those that no code of this version understands."""
+    readable, unreadable = [], []
+    for item in items:
+        try:
+            readable.append(reservation_from_item(item))
+        except (KeyError, TypeError, ValueError):
+            unreadable.append(item["reservationId"]["S"])
+    return readable, unreadable
 
 
 def _key_key(key: Key) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -160,17 +160,18 @@ class Venue:
         window: int = WINDOW_MS,
         shard: str | None = None,
         stripe: tuple[int, int] = (0, 1),
+        changed: Callable[[Reservation], None] = lambda reservation: None,
     ) -> Party:
         """Another process. `hold` and `window` (of idempotency keys) in milliseconds. `shard`: of every reservation.
         `stripe`: its rank among the processes that choose seats, and their number. What it learns is told to the others
-        only by `halls.flush`."""
+        only by `halls.flush`. `changed` as DynamoReservations takes it."""
         client, clock = client or self.client, clock or self.clock
         table = self.tables.inventory
         halls = Halls(client, table, now=clock.now, monotonic=clock.monotonic)
         inventory = EmbeddedInventory(
             client, table, halls=halls, stripe=lambda: stripe, now=clock.now, monotonic=clock.monotonic
         )
-        store = DynamoReservations(client, self.tables, inventory, now=clock.now, key_window=window)
+        store = DynamoReservations(client, self.tables, inventory, now=clock.now, key_window=window, changed=changed)
         policy = Policy(hold=hold, max_clock_skew=SKEW_MS)
         service = Reservations(store, inventory, policy, clock, lambda key: shard or shard_by_hash(key))
         party = Party(client, clock, halls, inventory, store, service)
