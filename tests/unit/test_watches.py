@@ -18,6 +18,7 @@ from reservation.domain.errors import (
     ServiceUnavailable,
 )
 from reservation.domain.model import Reservation, Status
+from reservation.dynamodb.halls import Halls
 from reservation.dynamodb.reservations import DynamoReservations
 from reservation.dynamodb.seats import EmbeddedInventory
 from reservation.dynamodb.tables import Tables
@@ -33,7 +34,7 @@ LATER = 10_000
 
 HELD = replace(HOLD, hold_expires_at=NOW + LATER)
 PAID = replace(in_state(Status.CONFIRMED), hold_expires_at=HELD.hold_expires_at)
-EXTENDED = replace(HELD, version=2, hold_expires_at=NOW + 3 * LATER, extensions=1)
+EXTENDED = replace(HELD, version=2, hold_expires_at=NOW + 3 * LATER, extended_by=("op_extend",))
 FINAL = [Status.CONFIRMED, Status.CANCELLED, Status.EXPIRED, Status.FAILED, Status.REFUNDED]
 
 
@@ -66,7 +67,8 @@ class Stage:
         self.audience = Audience(monotonic=self.time.monotonic, **limits)
         tables = Tables(*(["reservations", "orders", "idempotency", "outbox", "inventory", "leases"]))
         client = AwsClient(self.wire, attempts=1)
-        inventory = EmbeddedInventory(client, tables.inventory, now=self.time.now)
+        halls = Halls(client, tables.inventory, now=self.time.now)
+        inventory = EmbeddedInventory(client, tables.inventory, halls=halls, now=self.time.now)
         store = DynamoReservations(client, tables, inventory, now=self.time.now, key_window=300_000)
         policy = Policy(hold=60_000, max_clock_skew=SKEW_MS)
         service = Reservations(store, inventory, policy, self.time, lambda _: "0000")
