@@ -182,6 +182,7 @@ def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Backgro
         now=clock.now,
         random=Random(),
         on_change=follow,
+        clock_trusted=clock.trusted,
     )
     relay = Relay(
         Outbox(clients.loops, tables.outbox),

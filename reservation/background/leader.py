@@ -28,7 +28,8 @@ class Leader:
     """One worker's part in the leases.
 
     `worker_id` is this process's alone, also after a restart. `monotonic` gives seconds, `now` milliseconds since the
-    epoch. `on_change(gained, lost)` is called with every change, at once and synchronously; it must not raise.
+    epoch. `on_change(gained, lost)` is called with every change, at once and synchronously; it must not raise. Unless
+    the clock is trusted this worker takes no part: it could settle no hold of a shard that it kept from the others.
     Its owner runs `run`, and calls `stop` after `run` has been cancelled.
     """
 
@@ -43,6 +44,7 @@ class Leader:
         now: Callable[[], int],
         random: Random,
         on_change: OnChange,
+        clock_trusted: Callable[[], bool] = lambda: True,
     ) -> None:
         self.shards: tuple[str, ...] = ()
         """The shards that may be chosen for new reservations, sorted, as of the last scan. Empty: not enrolled yet."""
@@ -56,6 +58,7 @@ class Leader:
         self._now = now
         self._random = random
         self._on_change = on_change
+        self._clock_trusted = clock_trusted
         self._observer = Observer(lease_seconds)
         self._owned: dict[str, Shard] = {}
         self._favourites: tuple[str, ...] = ()
@@ -97,6 +100,9 @@ class Leader:
     async def tick(self) -> None:
         """One bounded pass: says that it lives, and when it is time looks around and moves towards its fair share.
         Raises AwsError; the next pass then goes on from what it finds."""
+        if not self._clock_trusted():
+            await self._take_no_part()
+            return
         await self._beat()
         if self._owned or self._share or self._monotonic() >= self._looked_at + self._lease:
             await self._balance(await self._look())
@@ -111,13 +117,22 @@ class Leader:
     async def stop(self) -> None:
         """Hands everything over: to be called when run() and all work on the shards have ended. Does not raise when the
         table cannot be reached; the others then wait for a lease."""
-        self._drop_all("stopping")
         try:
-            mine = [shard for shard in (await self._leases.scan()).shards if shard.owner == self._id]
-            await self._together(self._leases.give_back(shard, self._now()) for shard in mine)
-            await self._leases.leave(self._id)
+            await self._hand_over("stopping")
         except AwsError as error:
             log.warning("leases.not_handed_over", error=str(error))
+
+    async def _take_no_part(self) -> None:
+        if self._started_at is not None:
+            await self._hand_over("the clock is not trusted")
+            self._started_at = None
+
+    async def _hand_over(self, reason: str) -> None:
+        """Gives up everything at once, and the others count on this worker no more."""
+        self._drop_all(reason)
+        mine = [shard for shard in (await self._leases.scan()).shards if shard.owner == self._id]
+        await self._together(self._leases.give_back(shard, self._now()) for shard in mine)
+        await self._leases.leave(self._id)
 
     # The belief
 

@@ -88,6 +88,7 @@ class Workers:
         monotonic: Callable[[], float] | None = None,
         wrap: Callable[[Wire], Wire] = lambda wire: wire,
         changed: Callable[[frozenset[str], frozenset[str]], None] = lambda gained, lost: None,
+        clock_trusted: Callable[[], bool] = lambda: True,
     ) -> Member:
         """A worker that has not enrolled yet. Its clock shows `offset` seconds more than `rate` times the time.
 
@@ -111,6 +112,7 @@ class Workers:
             now=lambda: int(self.time * 1000),
             random=Random(name),
             on_change=on_change,
+            clock_trusted=clock_trusted,
         )
         self.members[name] = Member(name, leader, client, leases, changes)
         return self.members[name]

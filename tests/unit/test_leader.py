@@ -12,7 +12,7 @@ from reservation.aws.errors import AwsError, Throttled, TransportError
 from reservation.dynamodb.leases import Shard
 from reservation.dynamodb.retirement import LASTING_SHARD
 from tests.support.conflict_proxy import ConflictProxy
-from tests.support.faults import HoldReply, LoseReply, LoseRequest, Request, Throttle
+from tests.support.faults import HoldReply, LoseReply, LoseRequest, RejectBefore, Request, Throttle
 from tests.support.lease_workers import LEASE, Member, Workers, lease_workers, sizes
 
 TICK = LEASE / 3
@@ -319,6 +319,53 @@ class TestHandOver:
             proxy.script(any_("Scan"), Throttle())
         await member.leader.stop()
         assert (member.held, member.told) == ([], [])
+
+
+class TestAClockThatIsNotTrusted:
+    """It says nothing true about holds, so whoever has it could not settle those of the shards that it had."""
+
+    async def test_its_worker_hands_everything_over_at_once_and_nobody_leaves_it_a_share(
+        self, workers: Workers
+    ) -> None:
+        trusted = True
+        doubted = workers.add("a", clock_trusted=lambda: trusted)
+        other = workers.add("b")
+        for member in (doubted, other):
+            await member.leader.enroll()
+        await workers.live(2 * LEASE, doubted, other)
+        await assert_shared_out(workers, doubted, other)
+        trusted = False
+        await workers.tick(doubted, other)
+        assert doubted.told == doubted.held == []
+        await assert_shared_out(workers, other)
+        trusted = True
+        await workers.live(2 * LEASE, doubted, other)
+        await assert_shared_out(workers, doubted, other)
+
+    async def test_its_worker_makes_no_call_while_it_takes_no_part(self, workers: Workers) -> None:
+        trusted = True
+        doubted = workers.add("a", clock_trusted=lambda: trusted)
+        await doubted.leader.enroll()
+        trusted = False
+        await workers.tick(doubted)
+        calls = doubted.calls
+        await workers.live(2 * LEASE, doubted)
+        assert doubted.calls == calls
+        assert set((await workers.owners()).values()) == {""}
+
+    async def test_a_hand_over_that_fails_is_made_up_for(self, workers: Workers, proxy: ConflictProxy) -> None:
+        trusted = True
+        doubted = workers.add("a", url=proxy.url, clock_trusted=lambda: trusted)
+        await doubted.leader.enroll()
+        await workers.tick(doubted)
+        trusted = False
+        proxy.script(a_give_back, RejectBefore("AccessDeniedException"))
+        with pytest.raises(AwsError):
+            await doubted.leader.tick()
+        assert doubted.held == []
+        await workers.tick(doubted)
+        assert set((await workers.owners()).values()) == {""}
+        assert (await workers.roll()).workers == ()
 
 
 class TestLostRepliesAndThrottles:
