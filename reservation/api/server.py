@@ -45,7 +45,7 @@ class Health:
         await self.ready(False)
 
 
-class _Servicer(HealthServicer):
+class _Servicer(HealthServicer):  # type: ignore[misc]  # it comes without types
     """As grpcio has it, but for its watches: one that did not end would hold up the stop for as long as requests may
     take to finish."""
 
