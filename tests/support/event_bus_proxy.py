@@ -5,6 +5,7 @@ With an upstream, what it accepts goes on to the EventBridge there; without, it 
 
 import asyncio
 import random
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -76,6 +77,8 @@ class EventBusProxy:
         """The entries of every PutEvents that arrived, whatever became of it."""
         self.called_by: list[str] = []
         """Who made each of `calls`."""
+        self.called_at: list[float] = []
+        """When each of `calls` arrived, in seconds since the epoch."""
         self._upstream = Upstream(upstream_url) if upstream_url else None
         self._entry_failures = entry_failures
         self._call_failures = call_failures
@@ -149,6 +152,7 @@ class EventBusProxy:
         entries: list[Entry] = params["Entries"]
         self.calls.append(entries)
         self.called_by.append(_caller(message))
+        self.called_at.append(time.time())
         if self.down:
             return None
         fault = self._fault_of(entries, self.called_by[-1])
