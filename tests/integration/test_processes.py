@@ -53,6 +53,8 @@ _SEATS = [seat.id for seat in catalog.demo().seats]
 FOR_ALL, OURS = _SEATS[:-50], iter(_SEATS[-50:])
 """What customers buy, and what they leave to the tests."""
 
+_OPEN_SECONDS = 100.0
+
 OWNERSHIP = ("leases.gained", "leases.lost")
 
 
@@ -153,8 +155,9 @@ class Town:
 
 @asynccontextmanager
 async def town(ministack_url: str, bus: EventBusProxy | None = None, **settings: Any) -> AsyncIterator[Town]:
-    """Leases last 1.5 seconds and holds 5. While it is open, leases and owners are watched."""
-    async with bus or EventBusProxy() as proxy:
+    """Leases last 1.5 seconds and holds 5. While it is open, leases and owners are watched. It closes by itself, with
+    an error, if something that a test waits for does not come."""
+    async with asyncio.timeout(_OPEN_SECONDS), bus or EventBusProxy() as proxy:
         values: dict[str, Any] = {
             "aws_region": REGION,
             "aws_eventbridge_endpoint": proxy.url,
