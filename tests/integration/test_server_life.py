@@ -174,6 +174,20 @@ async def test_a_stop_refuses_what_is_new_and_finishes_what_is_under_way(minista
         await stop
 
 
+async def test_a_stop_tells_those_who_watch_its_health_and_does_not_wait_for_them(ministack_url: str) -> None:
+    settings = own_settings(ministack_url)
+    await make_tables(settings)
+    async with AsyncExitStack() as stack:
+        system = await stack.enter_async_context(serving(settings))
+        async with grpc.aio.insecure_channel(system.address) as channel:
+            watches = [watch_health(channel, name) for name in ("readiness", "liveness")]
+            for watch in watches:
+                await becomes(watch, SERVING)
+            await stack.aclose()
+            assert [await _rest(watch) for watch in watches] == [[NOT_SERVING], []]
+            assert [await watch.code() for watch in watches] == [grpc.StatusCode.OK] * 2
+
+
 async def test_a_stop_under_load_answers_every_request_or_says_that_it_was_not_taken(ministack_url: str) -> None:
     """gRPC cancels what arrives at the very moment of the stop, before a handler has seen it."""
     settings = own_settings(ministack_url)
@@ -224,6 +238,14 @@ async def _calls_until_unavailable(channel: grpc.aio.Channel) -> set[grpc.Status
     told: set[grpc.StatusCode] = set()
     while grpc.StatusCode.UNAVAILABLE not in told:
         told.add((await refusal(call(channel, request))).status)
+    return told
+
+
+async def _rest(watch: Any) -> list[int]:
+    """What comes until its end."""
+    told = []
+    while (answer := await watch.read()) is not grpc.aio.EOF:
+        told.append(int(answer.status))
     return told
 
 
