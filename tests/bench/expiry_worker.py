@@ -1,8 +1,8 @@
 """The settling process of the expiry benchmark: the expirer of a service, on every shard.
 
 `python -m tests.bench.expiry_worker URL PREFIX AHEAD HOLDS` works on the tables of that prefix, by a clock that is so
-many milliseconds ahead, until it has settled so many holds or half a minute is over. Then it prints by how many milliseconds
-each was late, as a JSON list.
+many milliseconds ahead, until it has settled so many holds or half a minute is over. Then it prints by how many
+milliseconds each was late, as a JSON list.
 """
 
 import asyncio
