@@ -1,18 +1,20 @@
 """`python -m tests.bench [name ...] [--json FILE] [--rounds N]`: the benchmarks, as a table and as JSON.
 
 Names choose figures; without any, all are measured. A benchmark that measures several figures at once runs whole.
+Exits 1 if a run failed; whether its figure reaches the goal is for the reader to say.
 """
 
 import argparse
 import json
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import aws_calls, contention, leases, processes, service_cost
+from tests.bench import aws_calls, contention, expiry, kills, leases, outbox_lag, processes, service_cost
 from tests.bench.figures import Figure
 
 BENCHMARKS: dict[Callable[[int], dict[str, Figure]], tuple[str, ...]] = {
@@ -20,7 +22,11 @@ BENCHMARKS: dict[Callable[[int], dict[str, Figure]], tuple[str, ...]] = {
     service_cost.measure: ("create_cpu_ms", "create_over_floor", "get_cpu_ms", "get_over_floor"),
     contention.measure_contention: ("contention_p99_ms",),
     contention.measure_replay_storm: ("replay_storm",),
+    expiry.measure: ("expiry_lateness_p99_ms",),
+    outbox_lag.measure_one_process: ("outbox_lag_p99_ms",),
+    outbox_lag.measure_spread: ("outbox_lag_spread_p99_ms",),
     leases.measure_failover: ("lease_failover_s", "lease_idle_calls_per_s"),
+    kills.measure: ("oversold", "lost_events", "stuck_holds"),
 }
 
 GOALS = {
@@ -30,8 +36,14 @@ GOALS = {
     "get_over_floor": "<= 2.5",
     "contention_p99_ms": "<= 60",
     "replay_storm": "0",
+    "expiry_lateness_p99_ms": "<= 50",
+    "outbox_lag_p99_ms": "<= 100",
+    "outbox_lag_spread_p99_ms": "<= 400",
     "lease_failover_s": "<= 8.5",
     "lease_idle_calls_per_s": "<= 5",
+    "oversold": "0",
+    "lost_events": "0",
+    "stuck_holds": "0",
 }
 
 
@@ -47,6 +59,7 @@ def main() -> None:
     out.print(_table(figures))
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    sys.exit(any("failed" in found for found in figures.values()))
 
 
 def _arguments() -> argparse.Namespace:

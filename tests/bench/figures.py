@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 Figure = dict[str, Any]
-"""{"value", "unit", "spread", ...}: `spread` is (largest - smallest round) / median, 0.25 is a quarter."""
+"""{"value", "unit", "spread", ...}: `spread` is (largest - smallest round) / median, 0.25 is a quarter.
+
+If there is "failed", which says what is wrong with the run, `value` is None."""
 
 UNSTEADY = 0.25
 
@@ -18,6 +20,11 @@ def figure(rounds: Sequence[float], unit: str, **more: Any) -> Figure:
     if spread > UNSTEADY:
         told["unsteady"] = f"the rounds differ by {spread:.0%}; run it on a quieter machine"
     return told
+
+
+def failed(told: Figure, *problems: str) -> Figure:
+    """The figure of a run that proves nothing: without a value, which so reaches no goal."""
+    return told | {"value": None, "failed": "; ".join(problems), "measured": told["value"]}
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -83,7 +83,8 @@ class _Fleet:
             )
 
     async def stop(self) -> None:
-        await asyncio.gather(*(process.communicate() for process in self._processes.values()))
+        # Some input, if only none: without it Python 3.11 leaves the pipe open whose end the worker waits for.
+        await asyncio.gather(*(process.communicate(b"") for process in self._processes.values()))
 
     async def kill_one(self) -> float:
         """Seconds until everything that the victim had is somebody else's."""

@@ -1,15 +1,27 @@
 """The programs that a benchmark measures or measures against, each in a process of its own."""
 
+import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import grpc
 import psutil
 
+from reservation.api.server import SERVING
+from reservation.ministack import free_port
+from tests.support.system import becomes, watch_health
+
 ROOT = Path(__file__).resolve().parents[2]
+
+REDIAL = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500))
+"""Options of a channel to a process that starts, or that comes back: grpc itself waits ever longer."""
+
+_START_SECONDS = 60.0
 
 _CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
@@ -40,6 +52,61 @@ def service(settings: dict[str, str]) -> Iterator[int]:
             yield process.pid
         finally:
             process.terminate()
+
+
+class KillableService:
+    """`reservation serve` on a port of its own, which it keeps over its starts; its log is dropped."""
+
+    def __init__(self, settings: dict[str, str]) -> None:
+        port = free_port("127.0.0.1")
+        self.address = f"127.0.0.1:{port}"
+        self._environment = os.environ | settings | {"GRPC_SERVER_PORT": str(port)}
+        self._process: Process | None = None
+
+    async def start(self) -> None:
+        """Returns when its health says that it serves. Raises RuntimeError if it ends before, or takes a minute."""
+        command = (sys.executable, "-m", "reservation", "serve")
+        self._process = await asyncio.create_subprocess_exec(
+            *command, cwd=ROOT, env=self._environment, stdout=DEVNULL, stderr=DEVNULL
+        )
+        ready = asyncio.create_task(self._ready())
+        ended = asyncio.create_task(self._process.wait())
+        await asyncio.wait({ready, ended}, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in (ready, ended):
+            waiting.cancel()
+        if not ready.done():
+            raise RuntimeError(f"reservation serve does not serve (exit code {self._process.returncode})")
+
+    async def _ready(self) -> None:
+        async with grpc.aio.insecure_channel(self.address, options=REDIAL) as channel:
+            await channel.channel_ready()
+            await becomes(watch_health(channel, ""), SERVING)
+
+    async def kill(self) -> bool:
+        """`kill -9`. False: it had ended by itself."""
+        assert self._process is not None
+        if self._process.returncode is not None:
+            return False
+        self._process.kill()
+        await self._process.wait()
+        return True
+
+    async def stop(self) -> None:
+        """SIGTERM, and waits for its end."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+            await self._process.wait()
+
+
+@asynccontextmanager
+async def killable(settings: dict[str, str], number: int) -> AsyncIterator[list[KillableService]]:
+    """So many services that serve; stopped at the end."""
+    services = [KillableService(settings) for _ in range(number)]
+    try:
+        await asyncio.gather(*(each.start() for each in services))
+        yield services
+    finally:
+        await asyncio.gather(*(each.stop() for each in services))
 
 
 def cpu_seconds(pid: int) -> float:

@@ -73,6 +73,8 @@ class EventBusProxy:
         """In the order in which they were accepted."""
         self.accepted_from: list[str] = []
         """Who sent each of `accepted`: the access key id of the caller's signature."""
+        self.accepted_at: list[float] = []
+        """When each of them was, in time.monotonic() seconds."""
         self.calls: list[list[Entry]] = []
         """The entries of every PutEvents that arrived, whatever became of it."""
         self.called_by: list[str] = []
@@ -197,6 +199,7 @@ class EventBusProxy:
     async def _publish(self, entries: list[Entry], message: Message) -> list[dict[str, str]]:
         self.accepted += entries
         self.accepted_from += [_caller(message)] * len(entries)
+        self.accepted_at += [time.monotonic()] * len(entries)
         self._news.set()
         if self._upstream is None or not entries:
             return [{"EventId": f"event-{number}"} for number, _ in enumerate(entries)]
