@@ -15,11 +15,10 @@ from reservation.audit import Audit, EventQueue, Graces
 from reservation.aws.client import AwsClient
 from reservation.aws.session import connect, session
 from reservation.clock import Clock
-from reservation.dynamodb.items import DeadLetter, dead_letter_partition
+from reservation.dynamodb.items import DeadLetter
 from reservation.dynamodb.leases import NOBODY, LeaseTable
 from reservation.dynamodb.outbox import Outbox
-from reservation.dynamodb.retirement import LASTING_SHARD, NotRetirable, retire
-from reservation.dynamodb.tables import DUE_INDEX
+from reservation.dynamodb.retirement import LASTING_SHARD, NotRetirable, is_empty, retire
 from reservation.settings import Settings
 
 # "#" parts a shard's rows from its dead letters, and nothing can be written under an empty name.
@@ -114,7 +113,7 @@ class Operators:
             removed = await retire(
                 self._leases,
                 name,
-                self._is_empty,
+                lambda shard: is_empty(self._client, self._tables, shard),
                 lease_seconds=self._settings.lease_seconds,
                 sleep=asyncio.sleep,
                 monotonic=time.monotonic,
@@ -126,24 +125,6 @@ class Operators:
             f"{name} is removed" if removed else f"{name} is not empty yet and takes nothing new; run it again"
         )
         return removed
-
-    async def _is_empty(self, shard: str) -> bool:
-        """Live holds first: a confirm moves its event from there into the outbox."""
-        held = await self._count(self._tables.reservations, "expiryShard", shard, IndexName=DUE_INDEX)
-        waiting = await self._count(self._tables.outbox, "shard", shard, ConsistentRead=True)
-        dead = await self._count(self._tables.outbox, "shard", dead_letter_partition(shard), ConsistentRead=True)
-        return held == waiting == dead == 0
-
-    async def _count(self, table: str, key: str, value: str, **more: object) -> int:
-        query = {
-            "TableName": table,
-            "KeyConditionExpression": "#key = :value",
-            "ExpressionAttributeNames": {"#key": key},
-            "ExpressionAttributeValues": {":value": {"S": value}},
-            "Select": "COUNT",
-            "Limit": 1,
-        }
-        return int((await self._client.call("Query", query | more))["Count"])
 
     # The audit
 
