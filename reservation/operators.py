@@ -102,8 +102,12 @@ class Operators:
         if _SHARD_NAME.fullmatch(name) is None:
             self._out.print("a shard's name has 1 to 64 letters, digits, - and _", markup=False)
             return False
-        await self._leases.add_shard(name, self._now())
-        self._out.print(f"{name} is there; processes use it from their next look at the leases on")
+        if await self._leases.bring_back(name):
+            self._out.print(f"{name} was retiring; processes use it again from their next look at the leases on")
+        elif await self._leases.add_shard(name, self._now()):
+            self._out.print(f"{name} is new; processes use it from their next look at the leases on")
+        else:
+            self._out.print(f"{name} is in use already")
         return True
 
     async def retire_shard(self, name: str) -> bool:
@@ -122,7 +126,10 @@ class Operators:
             self._out.print(f"there is no shard {name}, or it is {LASTING_SHARD}, which is never retired", markup=False)
             return False
         self._out.print(
-            f"{name} is removed" if removed else f"{name} is not empty yet and takes nothing new; run it again"
+            f"{name} is removed"
+            if removed
+            else f"{name} is not empty yet, or was brought back meanwhile (see shards list); run it again",
+            soft_wrap=True,
         )
         return removed
 

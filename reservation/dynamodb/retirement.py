@@ -32,7 +32,8 @@ async def retire(
 ) -> bool:
     """Marks the shard as retiring, waits until nobody can choose it any more, and removes it if it is empty.
 
-    False: it was not empty. It stays as it is, is worked on and takes nothing new; do the same again later.
+    False: it was not empty, or was brought back into use meanwhile. It stays as it is and is worked on; do the same
+    again later.
 
     `is_empty` must not answer True while a reservation of this shard can still have another event.
 
@@ -43,18 +44,15 @@ async def retire(
     safe_at = monotonic() + WRITERS_LOOK_WITHIN_LEASES * lease_seconds + _COMMAND_SECONDS
     while (left := safe_at - monotonic()) > 0:
         await sleep(left)
-    if not await is_empty(shard):
-        return False
-    await leases.remove_shard(shard)
-    return True
+    return await is_empty(shard) and await leases.remove_shard(shard)
 
 
 async def is_empty(client: AwsClient, tables: Tables, shard: str) -> bool:
     """Whether a shard that nobody chooses any more has neither live holds, nor events that wait, nor dead letters.
 
-    Each place is read after those from which something may move into it, so that nothing is missed on its way: a confirm
-    moves from the holds to the events, a burial from there to the dead letters, and a replay back. An event that is
-    replayed is not buried again within the time of two reads: that takes eight refusals. Raises AwsError.
+    Each place is read after those from which something may move into it, so that nothing is missed on its way: a
+    confirm moves from the holds to the events, a burial from there to the dead letters, and a replay back. An event
+    that is replayed is not buried again within the time of two reads: that takes eight refusals. Raises AwsError.
     """
 
     async def outbox_has(partition: str) -> bool:

@@ -248,7 +248,7 @@ class TestTheShardsItem:
         await leases.add_shard("0001", 10)
         await leases.take(FREE, "me", 20)
         await leases.mark_retiring("0001")
-        await leases.add_shard("0001", 30)
+        assert not await leases.add_shard("0001", 30)
         assert await shard(leases) == replace(MINE, retiring=True)
 
     async def test_a_taken_shard_shows_that_it_is_retiring(self, leases: LeaseTable) -> None:
@@ -259,12 +259,22 @@ class TestTheShardsItem:
     async def test_only_a_retiring_one_is_removed_whoever_has_it(self, leases: LeaseTable) -> None:
         await leases.add_shard("0001", 10)
         await leases.take(FREE, "me", 20)
-        await leases.remove_shard("0001")
+        assert not await leases.remove_shard("0001")
         assert await shard(leases) == MINE
         assert await leases.mark_retiring("0001")
-        await leases.remove_shard("0001")
-        await leases.remove_shard("0001")
+        assert await leases.remove_shard("0001")
+        assert await leases.remove_shard("0001")
         assert await leases.scan() == Roll((), ())
+
+    async def test_only_a_retiring_one_is_brought_back_and_its_owner_keeps_it(self, leases: LeaseTable) -> None:
+        assert not await leases.bring_back("0001")
+        assert await leases.scan() == Roll((), ())
+        await leases.add_shard("0001", 10)
+        await leases.take(FREE, "me", 20)
+        assert not await leases.bring_back("0001")
+        await leases.mark_retiring("0001")
+        assert await leases.bring_back("0001")
+        assert await shard(leases) == MINE
 
     async def test_one_that_does_not_exist_cannot_retire(self, leases: LeaseTable) -> None:
         assert not await leases.mark_retiring("0001")
@@ -375,6 +385,15 @@ class TestRetirement:
         assert await shard(leases) == replace(FREE, retiring=True)
         assert await retiring("0001", is_empty)
         assert (await leases.scan()).shards == ()
+
+    async def test_one_that_is_brought_back_meanwhile_stays(self, leases: LeaseTable, retiring: Any) -> None:
+        await leases.add_shard("0001", 10)
+
+        async def is_empty(name: str) -> bool:
+            return await leases.bring_back(name)
+
+        assert not await retiring("0001", is_empty)
+        assert await shard(leases) == FREE
 
     @pytest.mark.parametrize("name", [LASTING_SHARD, "0009"])
     async def test_neither_the_lasting_shard_nor_an_unknown_one_can_go(
