@@ -250,13 +250,13 @@ class Leader:
     def _prefer_held(self) -> None:
         self._favourites = tuple(name for name in self.shards if name in self._owned)
 
-    async def _together(self, calls: Iterable[Awaitable[None]]) -> None:
+    async def _together(self, calls: Iterable[Awaitable[object]]) -> None:
         """A few at a time, all of them, whatever becomes of each; raises the first error at the end."""
         remaining = iter(calls)
         errors: list[BaseException] = []
         while batch := list(islice(remaining, _AT_ONCE)):
             ends = await asyncio.gather(*batch, return_exceptions=True)
-            errors += [end for end in ends if end is not None]
+            errors += [end for end in ends if isinstance(end, BaseException)]
         if errors:
             raise errors[0]
 
