@@ -89,7 +89,7 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         await parts.background.enroll()
         await server.start()
         log.warning("authentication.off", consequence="every caller is believed; keep the ports private")
-        log.info("serving", grpc_port=port)
+        log.info("serving", grpc_port=port, worker_id=background.worker_id)
         loops = [
             asyncio.create_task(loop, name=name)
             for name, loop in (
@@ -149,9 +149,10 @@ async def _require_bus(client: AwsClient, bus: str) -> None:
 
 
 class _Background:
-    """The leader, and the relay that works on what it holds."""
+    """The leader, and the relay that works on what it holds. `worker_id`: this process's name in the leases table."""
 
-    def __init__(self, leader: Leader, relay: Relay) -> None:
+    def __init__(self, worker_id: str, leader: Leader, relay: Relay) -> None:
+        self.worker_id = worker_id
         self.leader = leader
         self.relay = relay
 
@@ -180,9 +181,10 @@ def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Backgro
         for shard in gained:
             relay.gained(shard)
 
+    worker_id = os.urandom(8).hex()
     leader = Leader(
         leases,
-        worker_id=os.urandom(8).hex(),
+        worker_id=worker_id,
         lease_seconds=settings.lease_seconds,
         shard_count=settings.shards,
         monotonic=time.monotonic,
@@ -197,7 +199,7 @@ def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Backgro
         may_work_on=leader.may_work_on,
         now=clock.now,
     )
-    return _Background(leader, relay)
+    return _Background(worker_id, leader, relay)
 
 
 class _Parts:

@@ -1,7 +1,7 @@
 """What must be true of the tables whenever no command is under way, whatever happened before."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ def violations(rows: Rows, *, now: int = 0) -> list[str]:
     return [
         *_wrong_seats(rows),
         *_wrong_reservations(rows, now),
-        *_seats_with_two_owners(rows, now),
+        *seats_with_two_owners(_reservations(rows).values(), now),
         *_wrong_orders(rows),
         *_wrong_records(rows),
         *_wrong_outbox(rows),
@@ -107,9 +107,10 @@ def _wrong_reservations(rows: Rows, now: int) -> Iterator[str]:
             yield f"{reservation_id} is there {count} times"
 
 
-def _seats_with_two_owners(rows: Rows, now: int) -> Iterator[str]:
+def seats_with_two_owners(reservations: Iterable[Reservation], now: int) -> Iterator[str]:
+    """`now`: as for `violations`."""
     owners: dict[str, list[str]] = defaultdict(list)
-    for reservation in _reservations(rows).values():
+    for reservation in reservations:
         live = reservation.status is Status.HOLD and reservation.hold_expires_at > now
         if live or reservation.status is Status.CONFIRMED:
             for pk in _seat_pks(reservation):
