@@ -12,7 +12,7 @@ from cachetools import LRUCache
 from reservation.aws.client import AwsClient
 from reservation.domain.errors import ServiceUnavailable
 from reservation.domain.model import Seat, Spot
-from reservation.domain.seating import Hall
+from reservation.domain.seating import BLOCKED, Hall
 from reservation.dynamodb.hints import HintTable
 from reservation.dynamodb.layouts import Layouts
 
@@ -94,12 +94,13 @@ class Halls:
             entry.layout_at = float("-inf")
 
     def learn(self, event_id: str, seats: Iterable[Seat], taken_until: int, *, tell: bool = True) -> None:
-        """What this process found out about these seats, see Hall.hint. `tell`: the other processes, too, soon."""
+        """What this process found out about these seats, see Hall.hint. `tell`: the other processes, too, soon; of a
+        block tells only who blocks: told late, after its end, it would hide a free seat for ever."""
         hall = self.known(event_id)
         for spot in (seat.spot for seat in seats if seat.spot is not None):
             if hall is not None:
                 hall.hint(spot, taken_until, now=self._now())
-            if tell:
+            if tell and taken_until != BLOCKED:
                 self._tell(event_id, spot, taken_until)
 
     def release(self, event_id: str, seat_ids: Iterable[str]) -> None:
