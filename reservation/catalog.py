@@ -168,7 +168,7 @@ def _time(given: Mapping[str, Any], name: str, problems: list[Problem]) -> int |
     if moment is None or moment.tzinfo is None:
         problems.append(Problem(0, f"{name} is no time with a zone, such as 2026-01-31T19:00:00+09:00"))
         return None
-    return int(moment.timestamp() * 1000)
+    return round(moment.timestamp() * 1000)
 
 
 def _seats(rows: Iterable[tuple[int, Mapping[str, Any]]], problems: list[Problem]) -> list[Seat]:
@@ -176,8 +176,9 @@ def _seats(rows: Iterable[tuple[int, Mapping[str, Any]]], problems: list[Problem
     for line, row in rows:
         found = list(_row_problems(row)) or list(hall.add(list(_places(row)), line))
         problems += (Problem(line, text) for text in found)
-    if len(hall.seats) > _MAX_SEATS:
-        problems.append(Problem(0, f"more than {_MAX_SEATS} seats"))
+        if len(hall.seats) > _MAX_SEATS:
+            problems.append(Problem(line, f"more than {_MAX_SEATS} seats"))
+            break
     return hall.seats
 
 

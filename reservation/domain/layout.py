@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 
+from reservation.domain.errors import FieldViolation, InvalidRequest
 from reservation.domain.model import Money, Seat, SectionKind, Spot
 
 PLACES_A_BLOCK = 100
@@ -72,11 +73,15 @@ def merged(sections: Sequence[Section], seats: Sequence[Seat]) -> tuple[Section,
 
     The order of sections, rows and seats is that of `seats`; what they do not name stays, behind them. A seat that is
     there keeps its place and takes on the price and the accessibility it is given.
+
+    Raises InvalidRequest for a section with seats of both kinds, and for an event with two currencies.
     """
     there = {seat.id: seat for seat in seats_of(sections)}
     current = (_moved(seat, there.get(seat.id)) for seat in seats)
     named = {seat.id for seat in seats}
-    others = (seat for seat in there.values() if seat.id not in named)
+    others = [seat for seat in there.values() if seat.id not in named]
+    if len({seat.price.currency for seat in chain(seats, others)}) > 1:
+        raise InvalidRequest([FieldViolation("currency", "is not one for all seats of the event, old and new")])
     by_section: dict[str, list[Seat]] = {}
     for seat in chain(current, others):
         by_section.setdefault(seat.section, []).append(seat)
@@ -93,6 +98,8 @@ def _moved(seat: Seat, there: Seat | None) -> Seat:
 
 def _section(name: str, seats: Sequence[Seat], known: Section | None, numbers: Iterator[int]) -> Section:
     general = known.kind is SectionKind.GENERAL_ADMISSION if known else is_general_admission(seats)
+    if any(general is not is_general_admission([seat]) for seat in seats):
+        raise InvalidRequest([FieldViolation(f"section {name}", "has seats with and without row and number")])
     kind = SectionKind.GENERAL_ADMISSION if general else SectionKind.NUMBERED
     blocks = _hundreds(seats, numbers) if general else _rows(seats, known, numbers)
     return Section(name, kind, seats[0].price.currency, tuple(block.finished(name) for block in blocks))

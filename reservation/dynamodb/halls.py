@@ -12,7 +12,7 @@ from cachetools import LRUCache
 from reservation.aws.client import AwsClient
 from reservation.domain.errors import ServiceUnavailable
 from reservation.domain.model import Seat, Spot
-from reservation.domain.seating import Hall
+from reservation.domain.seating import BLOCKED, Hall
 from reservation.dynamodb.hints import HintTable
 from reservation.dynamodb.layouts import Layouts
 
@@ -94,12 +94,13 @@ class Halls:
             entry.layout_at = float("-inf")
 
     def learn(self, event_id: str, seats: Iterable[Seat], taken_until: int, *, tell: bool = True) -> None:
-        """What this process found out about these seats, see Hall.hint. `tell`: the other processes, too, soon."""
+        """What this process found out about these seats, see Hall.hint. `tell`: the other processes, too, soon; of a
+        block tells only who blocks: told late, after its end, it would hide a free seat for ever."""
         hall = self.known(event_id)
         for spot in (seat.spot for seat in seats if seat.spot is not None):
             if hall is not None:
                 hall.hint(spot, taken_until, now=self._now())
-            if tell:
+            if tell and taken_until != BLOCKED:
                 self._tell(event_id, spot, taken_until)
 
     def release(self, event_id: str, seat_ids: Iterable[str]) -> None:
@@ -157,7 +158,7 @@ class Halls:
 
     async def _read(self, event_id: str) -> _Entry:
         until = time.monotonic() + _LOAD_SECONDS
-        entry = self._entries.get(event_id)
+        entry = before = self._entries.get(event_id)
         if entry is None or self._layout_is_old(entry):
             entry = await self._laid_out(event_id, entry, until)
         sent_at, read_at = self._monotonic(), self._now()
@@ -166,6 +167,8 @@ class Halls:
                 entry.hall.hints(block, ends, now=read_at)
             await asyncio.sleep(0)
         entry.hints_at, entry.read_at = sent_at, read_at
+        if before is not None and entry is not before:
+            entry.hall.claim(before.hall.claimed)  # not earlier: the one before still serves, and claims begin and end
         self._entries[event_id] = entry
         return entry
 
@@ -177,8 +180,6 @@ class Halls:
             return entry
         layout = await self._layouts.load(event_id, until)
         hall = await asyncio.to_thread(Hall, layout.sections)  # of 50,000 seats it takes 30 ms to build
-        if entry is not None:
-            hall.claim(entry.hall.claimed)
         return _Entry(hall, layout.version, looked_at)
 
     # Telling
@@ -199,29 +200,38 @@ class Halls:
         """One pass: writes all that was learnt by now. A block that cannot be written is tried again in the next passes
         and given up after a few: its hints heal by themselves."""
         self._wanted.clear()
-        ahead, self._pending = iter(self._pending.items()), {}
+        ahead, self._pending = self._pending, {}
 
         async def work() -> None:
-            for (event_id, block), pending in ahead:
+            while ahead:
+                (event_id, block), pending = ahead.popitem()
                 await self._write(event_id, block, pending)
 
-        await asyncio.gather(*(work() for _ in range(_WRITES_AT_ONCE)))
+        try:
+            await asyncio.gather(*(work() for _ in range(_WRITES_AT_ONCE)))
+        finally:  # a pass that is cancelled leaves what it did not come to for the next one
+            for (event_id, block), pending in ahead.items():
+                self._put_back(event_id, block, pending)
 
     async def _write(self, event_id: str, block: int, pending: _Pending) -> None:
         items = list(pending.hints.items())
         try:
             for start in range(0, len(items), _POSITIONS_A_WRITE):
                 await self._hints.write(event_id, block, dict(items[start : start + _POSITIONS_A_WRITE]))
+        except asyncio.CancelledError:
+            self._put_back(event_id, block, pending)
+            raise
         except Exception as error:
             log.warning("hints.unwritten", event_id=event_id, block=block, error=repr(error))
-            self._put_back(event_id, block, pending)
+            pending.tries += 1
+            if pending.tries < _TRIES:
+                self._put_back(event_id, block, pending)
 
     def _put_back(self, event_id: str, block: int, pending: _Pending) -> None:
-        if pending.tries + 1 >= _TRIES:
-            return
+        """What was learnt since goes before it."""
         newer = self._pending.setdefault((event_id, block), _Pending())
         newer.hints = pending.hints | newer.hints
-        newer.tries = pending.tries + 1
+        newer.tries = pending.tries
         self._wanted.set()
 
 

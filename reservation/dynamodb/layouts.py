@@ -19,6 +19,7 @@ from reservation.dynamodb.items import Item, layout_key, layout_part_key
 from reservation.dynamodb.transaction import TRY_SECONDS, batch_get, read, told_in_domain_terms
 
 _PLACES_A_PART = 1_000
+_PARTS_A_CALL = 100
 _LOOKS = 3
 _NO_VERSION = ""
 
@@ -98,8 +99,11 @@ class Layouts:
 
     async def _parts(self, event_id: str, version: str, number: int, until: float) -> list[Item]:
         """In their order."""
-        keys = [layout_part_key(event_id, version, part) for part in range(number)]
-        items = await batch_get(self._client, {self._table: keys}, until)
+        items: list[Item] = []
+        for start in range(0, number, _PARTS_A_CALL):
+            wanted = range(start, min(start + _PARTS_A_CALL, number))
+            keys = [layout_part_key(event_id, version, part) for part in wanted]
+            items += await batch_get(self._client, {self._table: keys}, until)
         return sorted(items, key=lambda item: int(item["pk"]["S"].rpartition("#")[2]))
 
     async def _delete(self, event_id: str, old: Layout, until: float) -> None:

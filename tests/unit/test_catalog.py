@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,178 @@ def test_a_problem_reads_as_its_line_and_its_text_and_one_of_the_file_as_its_tex
         "line 7: section is empty",
         "no seats",
     ]
+
+
+# General admission, accessible seats, and how large a hall may be
+
+
+WIDE = "section,row,number,price,currency,id,accessible,capacity\n"
+NOT_A_CAPACITY = "capacity is not a whole number from 1 to 200000"
+
+
+def pit(*ids: str) -> tuple[Seat, ...]:
+    return tuple(seat(seat_id, "", "", "Pit") for seat_id in ids)
+
+
+def test_a_line_with_a_capacity_is_so_many_places_without_row_and_number(file: Callable[..., Path]) -> None:
+    path = file(WIDE + "Pit,,,500,KRW,,,3\nFloor,A,1,500,KRW,,,\nTerrace,,,500,KRW,T,,1\n")
+    assert catalog.read(path, event_id="evt_1").seats == (
+        *pit("Pit-1", "Pit-2", "Pit-3"),
+        seat("A-1"),
+        seat("T-1", "", "", "Terrace"),
+    )
+
+
+def test_several_lines_may_make_one_section_at_several_prices(file: Callable[..., Path]) -> None:
+    path = file(WIDE + "Pit,,,500,KRW,near,,1\nPit,,,400,KRW,far,yes,2\n")
+    near, far = pit("near-1")[0], pit("far-1", "far-2")
+    cheap = [replace(each, price=Money(400, "KRW"), accessible=True) for each in far]
+    assert catalog.read(path, event_id="evt_1").seats == (near, *cheap)
+
+
+@pytest.mark.parametrize("capacity", [2, "2"])
+def test_in_json_such_a_line_needs_neither_row_nor_number(file: Callable[..., Path], capacity: Any) -> None:
+    line = {"section": "Pit", "price": 500, "currency": "KRW", "capacity": capacity}
+    assert catalog.read(file(document(line), "hall.json")).seats == pit("Pit-1", "Pit-2")
+
+
+@pytest.mark.parametrize(
+    ("said", "accessible"),
+    [(True, True), (False, False), ("yes", True), ("TRUE", True), ("1", True), (1, True), ("no", False), ("", False)],
+)
+def test_a_seat_may_be_accessible(file: Callable[..., Path], said: Any, accessible: bool) -> None:
+    (found,) = catalog.read(file(document(record(accessible=said)), "hall.json")).seats
+    assert found == replace(seat("A-1"), accessible=accessible)
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        *((f"Pit,,,500,KRW,,,{bad}", NOT_A_CAPACITY) for bad in ("0", "-1", "1.5", "200001", "many", "1000000", " 3")),
+        ("Pit,A,,500,KRW,,,3", "a section with a capacity has neither row nor number"),
+        ("Pit,,1,500,KRW,,,3", "a section with a capacity has neither row nor number"),
+        (",,,500,KRW,x,,3", "section is empty"),
+        (f"Pit,,,500,KRW,{'x' * 122},,3", f"the seat id {NOT_AN_ID}"),
+        ("Pit,,,500,KRW,a#b,,3", f"the seat id {NOT_AN_ID}"),
+        ("Pit,,,-5,KRW,,,3", f"price is not a whole number from 0 to {10**12}"),
+        ("Floor,A,1,500,KRW,,maybe,", "accessible is neither true nor false"),
+        ("Floor,,,500,KRW,Floor-7,,", "section Floor has seats with and without row and number"),
+        ("Floor,,,500,KRW,,,3", "section Floor has seats with and without row and number"),
+        ("Field,,,500,KRW,Z,,1", "seat Z-1 stands on line 2 already"),
+        ("Field,,,500,USD,,,1", "the currency differs from KRW of the seats before"),
+    ],
+)
+def test_each_kind_of_bad_wide_line_is_told_with_its_number(file: Callable[..., Path], line: str, text: str) -> None:
+    path = file(f"{WIDE}Floor,Z,1,500,KRW,,,\n{line}\n")
+    assert problems_of(path, "evt_1") == [(3, text)]
+
+
+@pytest.mark.parametrize("capacity", [True, 1.5, 0, -1, [1], {"of": 1}, 200_001])
+def test_a_capacity_in_json_is_a_whole_number(file: Callable[..., Path], capacity: Any) -> None:
+    line = {"section": "Pit", "price": 500, "currency": "KRW", "capacity": capacity}
+    assert problems_of(file(document(line), "hall.json")) == [(1, NOT_A_CAPACITY)]
+
+
+@pytest.mark.parametrize("missing", ["section", "price", "currency"])
+def test_a_line_with_a_capacity_names_section_price_and_currency(file: Callable[..., Path], missing: str) -> None:
+    line = {"section": "Pit", "price": 500, "currency": "KRW", "capacity": 3}
+    del line[missing]
+    assert problems_of(file(document(line), "hall.json")) == [(1, f"{missing} missing")]
+
+
+def test_a_row_has_at_most_400_seats_and_a_section_as_many_places_as_it_likes(file: Callable[..., Path]) -> None:
+    lines = [f"Floor,{row},{n},500,KRW,,," for row in "AB" for n in range(400)]
+    whole = WIDE + "\n".join([*lines, "Pit,,,500,KRW,,,401"])
+    assert len(catalog.read(file(whole), event_id="evt_1").seats) == 1_201
+    assert problems_of(file(whole + "\nFloor,B,400,500,KRW,,,\n"), "evt_1") == [(803, "row B has more than 400 seats")]
+
+
+def test_a_hall_has_at_most_200000_seats_and_nothing_is_read_beyond(file: Callable[..., Path]) -> None:
+    largest = WIDE + "Pit,,,500,KRW,,,199999\nFloor,A,1,500,KRW,,,\n"
+    assert len(catalog.read(file(largest), event_id="evt_1").seats) == 200_000
+    beyond = "".join(f"Pit,,,500,KRW,{name},,200000\n" for name in ("more", "and-more", "and-still-more"))
+    assert problems_of(file(largest + beyond), "evt_1") == [(4, "more than 200000 seats")]
+
+
+# An event's settings
+
+
+SETTINGS = {
+    "holdSeconds": 90,
+    "maxSeats": 4,
+    "maxHoldsPerUser": 2,
+    "preventOrphans": False,
+    "saleStartsAt": "2026-01-31T19:00:00+09:00",
+    "saleEndsAt": "2026-01-31T12:00:00.25Z",
+}
+
+
+def test_a_json_file_may_set_everything_of_its_event(file: Callable[..., Path]) -> None:
+    found = catalog.read(file(document(record(), name="Hall", **SETTINGS), "hall.json"))
+    assert not found.keep_settings
+    assert found.event == Event(
+        "evt_1",
+        "Hall",
+        hold_seconds=90,
+        max_seats=4,
+        max_holds_per_user=2,
+        prevent_orphans=False,
+        sale_starts_at=1_769_853_600_000,
+        sale_ends_at=1_769_860_800_250,
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "preventOrphans"])
+def test_null_is_as_good_as_nothing_said(file: Callable[..., Path], name: str) -> None:
+    assert catalog.read(file(document(record(), **{name: None}), "hall.json")).event == Event("evt_1")
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("holdSeconds", 5, 86_400), ("maxSeats", 1, 10), ("maxHoldsPerUser", 1, 20)]
+)
+def test_each_limit_of_an_event_has_its_limits(file: Callable[..., Path], name: str, low: int, high: int) -> None:
+    for good in (low, high):
+        catalog.read(file(document(record(), **{name: good}), "hall.json"))
+    for bad in (low - 1, high + 1, float(low), str(low), True, [low]):
+        found = problems_of(file(document(record(), **{name: bad}), "hall.json"))
+        assert found == [(0, f"{name} is not a whole number from {low} to {high}")]
+
+
+@pytest.mark.parametrize("bad", ["yes", "true", 1, 0, "", []])
+def test_a_flag_of_an_event_is_true_or_false(file: Callable[..., Path], bad: Any) -> None:
+    path = file(document(record(), preventOrphans=bad), "hall.json")
+    assert problems_of(path) == [(0, "preventOrphans is neither true nor false")]
+
+
+@pytest.mark.parametrize("milliseconds", [1, 123, 249, 999])
+def test_a_time_is_read_to_the_millisecond(file: Callable[..., Path], milliseconds: int) -> None:
+    path = file(document(record(), saleStartsAt=f"2026-01-31T10:00:00.{milliseconds:03d}Z"), "hall.json")
+    assert catalog.read(path).event.sale_starts_at == 1_769_853_600_000 + milliseconds
+
+
+@pytest.mark.parametrize("name", ["saleStartsAt", "saleEndsAt"])
+@pytest.mark.parametrize(
+    "bad", ["2026-01-31T19:00:00", "2026-01-31", "tomorrow", "", 1_769_853_600, True, ["2026-01-31T19:00:00Z"]]
+)
+def test_a_time_names_its_zone(file: Callable[..., Path], name: str, bad: Any) -> None:
+    text = f"{name} is no time with a zone, such as 2026-01-31T19:00:00+09:00"
+    assert problems_of(file(document(record(), **{name: bad}), "hall.json")) == [(0, text)]
+
+
+@pytest.mark.parametrize("ends", ["2026-01-31T10:00:00Z", "2026-01-31T09:59:59.999Z"])
+def test_a_sale_ends_after_it_starts(file: Callable[..., Path], ends: str) -> None:
+    times = {"saleStartsAt": "2026-01-31T19:00:00+09:00", "saleEndsAt": ends}
+    assert problems_of(file(document(record(), **times), "hall.json")) == [(0, "saleEndsAt is not after saleStartsAt")]
+
+
+def test_all_problems_of_an_event_are_told_at_once(file: Callable[..., Path]) -> None:
+    bad = dict.fromkeys(SETTINGS, "bad")
+    assert len(problems_of(file(document(record(), **bad), "hall.json"))) == len(SETTINGS)
+
+
+def test_a_csv_file_does_not_speak_of_settings(file: Callable[..., Path]) -> None:
+    found = catalog.read(file("section,row,number,price,currency\nFloor,A,1,500,KRW\n"), event_id="evt_1")
+    assert (found.keep_settings, found.event) == (True, Event("evt_1"))
 
 
 # Bad files
