@@ -89,7 +89,7 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         await parts.background.enroll()
         await server.start()
         log.warning("authentication.off", consequence="every caller is believed; keep the ports private")
-        log.info("serving", grpc_port=port, worker_id=background.worker_id)
+        log.info("serving", grpc_port=port, worker_id=parts.background.worker_id)
         loops = [
             asyncio.create_task(loop, name=name)
             for name, loop in (
