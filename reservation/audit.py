@@ -14,7 +14,16 @@ import orjson
 
 from reservation.aws.client import AwsClient
 from reservation.domain.model import Reservation, SeatStatus, Status, order_id_of
-from reservation.dynamodb.items import Item, SeatState, reservation_from_item, seat_state_from_item
+from reservation.dynamodb.items import (
+    Item,
+    SeatState,
+    SlotState,
+    is_slot_key,
+    reservation_from_item,
+    seat_state_from_item,
+    slot_key_of,
+    slot_state_from_item,
+)
 from reservation.dynamodb.tables import Tables
 
 _RECHECKS, _RECHECK_SECONDS = 3, 1.0
@@ -22,7 +31,8 @@ _RECHECKS, _RECHECK_SECONDS = 3, 1.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A broken promise. `kind` names the rule, `subject` the item; `seats` and `reservations` are what it is about."""
+    """A broken promise. `kind` names the rule, `subject` the item; `seats` (or slots) and `reservations` are what it
+    is about."""
 
     kind: str
     subject: str
@@ -33,9 +43,10 @@ class Finding:
 
 @dataclass(slots=True)
 class Snapshot:
-    """What was read: seats by key, reservations and orders by id, events still in the outbox by (shard, seq)."""
+    """What was read: seats and slots by key, reservations and orders by id, events in the outbox by (shard, seq)."""
 
     seats: dict[str, SeatState] = field(default_factory=dict)
+    slots: dict[str, SlotState] = field(default_factory=dict)
     reservations: dict[str, Reservation] = field(default_factory=dict)
     orders: dict[str, str] = field(default_factory=dict)
     outbox: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -53,6 +64,8 @@ def findings(snapshot: Snapshot, *, now: int, graces: Graces) -> Iterator[Findin
     """Every rule, over everything in the snapshot."""
     for pk, seat in snapshot.seats.items():
         yield from _seat_findings(pk, seat, snapshot)
+    for pk, slot in snapshot.slots.items():
+        yield from _slot_findings(pk, slot, snapshot)
     for reservation in snapshot.reservations.values():
         yield from _reservation_findings(reservation, snapshot, now, graces)
     for order_id, reservation_id in snapshot.orders.items():
@@ -77,6 +90,13 @@ def _seat_findings(pk: str, seat: SeatState, snapshot: Snapshot) -> Iterator[Fin
         yield Finding("seat-state", pk, f"is {seat.status} for {holder.id}, which is {holder.status}", **about)
 
 
+def _slot_findings(pk: str, slot: SlotState, snapshot: Snapshot) -> Iterator[Finding]:
+    holder = snapshot.reservations.get(slot.holder)
+    if holder is None or holder.status is not Status.HOLD or _slot_pk(holder) != pk:
+        text = f"is held for {slot.holder}, which is no hold that takes it"
+        yield Finding("slot-without-hold", pk, text, seats=(pk,), reservations=(slot.holder,))
+
+
 def _reservation_findings(reservation: Reservation, snapshot: Snapshot, now: int, graces: Graces) -> Iterator[Finding]:
     pks = _seat_pks(reservation)
     about = {"seats": pks, "reservations": (reservation.id,)}
@@ -88,6 +108,9 @@ def _reservation_findings(reservation: Reservation, snapshot: Snapshot, now: int
     if reservation.seat_status is not None and lost and not past:
         text = f"is {reservation.status} without {', '.join(lost)}"
         yield Finding("reservation-without-seats", reservation.id, text, **about)
+    if reservation.status is Status.HOLD and not past and _lacks_slot(reservation, snapshot):
+        slots = {"seats": (str(_slot_pk(reservation)),), "reservations": (reservation.id,)}
+        yield Finding("hold-without-slot", reservation.id, f"is a HOLD without slot {reservation.slot}", **slots)
     if reservation.status is Status.CONFIRMED and order_id_of(reservation.id) not in snapshot.orders:
         yield Finding("sale-without-order", reservation.id, "is CONFIRMED and has no order", **about)
 
@@ -96,8 +119,19 @@ def _has(seat: SeatState | None, reservation: Reservation) -> bool:
     return seat is not None and seat.holder == reservation.id and seat.status is reservation.seat_status
 
 
+def _lacks_slot(reservation: Reservation, snapshot: Snapshot) -> bool:
+    pk = _slot_pk(reservation)
+    slot = snapshot.slots.get(pk) if pk is not None else None
+    return pk is not None and (slot is None or slot.holder != reservation.id)
+
+
 def _seat_pks(reservation: Reservation) -> tuple[str, ...]:
     return tuple(f"{reservation.event_id}#{seat_id}" for seat_id in reservation.seat_ids)
+
+
+def _slot_pk(reservation: Reservation) -> str | None:
+    """None: its user's holds are not limited."""
+    return str(slot_key_of(reservation)["pk"]["S"]) if reservation.slot is not None else None
 
 
 def missing_events(snapshot: Snapshot, received: Mapping[str, set[int]]) -> Iterator[Finding]:
@@ -151,7 +185,7 @@ class Audit:
         for item in await self._scan(tables.outbox):
             _add_event(snapshot, item)
         for item in await self._scan(tables.inventory):
-            _add_seat(snapshot, item)
+            _add_seat_or_slot(snapshot, item)
         for item in await self._scan(tables.reservations):
             _add_reservation(snapshot, item)
         for item in await self._scan(tables.orders):
@@ -159,12 +193,13 @@ class Audit:
         return snapshot
 
     async def _read_again(self, suspects: Iterable[Finding]) -> Snapshot:
-        """Seats before their holders: who holds a seat was written together with it."""
+        """Seats and slots before their holders: who holds one was written together with it."""
         suspects = list(suspects)
         snapshot = Snapshot()
         for pk in {pk for suspect in suspects for pk in suspect.seats}:
-            await self._read_seat(snapshot, pk)
+            await self._read_seat_or_slot(snapshot, pk)
         holders = {seat.holder for seat in snapshot.seats.values() if seat.holder}
+        holders |= {slot.holder for slot in snapshot.slots.values()}
         for reservation_id in holders | {each for suspect in suspects for each in suspect.reservations}:
             await self._read_reservation(snapshot, reservation_id)
         for suspect in suspects:
@@ -174,9 +209,9 @@ class Audit:
                 await self._read_orders(snapshot, suspect.subject)
         return snapshot
 
-    async def _read_seat(self, snapshot: Snapshot, pk: str) -> None:
+    async def _read_seat_or_slot(self, snapshot: Snapshot, pk: str) -> None:
         if (item := await self._get(self._tables.inventory, {"pk": {"S": pk}})) is not None:
-            _add_seat(snapshot, item)
+            _add_seat_or_slot(snapshot, item)
 
     async def _read_event(self, snapshot: Snapshot, shard: str, seq: str) -> None:
         if (item := await self._get(self._tables.outbox, {"shard": {"S": shard}, "seq": {"S": seq}})) is not None:
@@ -187,7 +222,7 @@ class Audit:
             _add_reservation(snapshot, item)
             for pk in _seat_pks(snapshot.reservations[reservation_id]):
                 if pk not in snapshot.seats:
-                    await self._read_seat(snapshot, pk)
+                    await self._read_seat_or_slot(snapshot, pk)
         await self._read_orders(snapshot, order_id_of(reservation_id))
 
     async def _read_orders(self, snapshot: Snapshot, order_id: str) -> None:
@@ -220,9 +255,12 @@ class Audit:
             page["ExclusiveStartKey"] = last
 
 
-def _add_seat(snapshot: Snapshot, item: Item) -> None:
-    if "status" in item:  # the event's own item has none
-        snapshot.seats[item["pk"]["S"]] = seat_state_from_item(item)
+def _add_seat_or_slot(snapshot: Snapshot, item: Item) -> None:
+    pk = item["pk"]["S"]
+    if is_slot_key(pk):
+        snapshot.slots[pk] = slot_state_from_item(item)
+    elif "status" in item:  # the event's own item has none
+        snapshot.seats[pk] = seat_state_from_item(item)
 
 
 def _add_reservation(snapshot: Snapshot, item: Item) -> None:

@@ -62,7 +62,7 @@ class Reservations:
         self._flights = Flights()
 
     async def create(self, command: Create, until: float) -> Recorded:
-        """Raises EventNotFound, InvalidRequest (unknown seats), SeatUnavailable, IdempotencyConflict,
+        """Raises EventNotFound, InvalidRequest (unknown seats), SeatUnavailable, HoldLimitReached, IdempotencyConflict,
         IdempotencyInProgress."""
         self._require_trusted_clock()
         key = _create_key(command)
@@ -83,9 +83,14 @@ class Reservations:
             event, seats = await self._inventory.facts(command.event_id, command.seat_ids, until)
             draft = self._draft(command, reservation_id, op_id, event, seats, now)
             try:
-                return await self._store.hold(draft, key, command.traceparent, until)
+                return await self._store.hold(
+                    draft, key, command.traceparent, until, max_holds=self._max_holds_per_user(event)
+                )
             except StaleFacts:
                 continue
+
+    def _max_holds_per_user(self, event: Event) -> int | None:
+        return self._policy.max_holds_per_user if event.max_holds_per_user is None else event.max_holds_per_user
 
     def _draft(
         self, command: Create, reservation_id: str, op_id: str, event: Event, seats: tuple[Seat, ...], now: int

@@ -34,6 +34,19 @@ class SeatState:
 
 
 @dataclass(frozen=True, slots=True)
+class SlotState:
+    """Who has a slot, as its item says. `holder_key` as in SeatState."""
+
+    holder: str
+    holder_key: str
+    hold_expires_at: int
+
+    def takeable(self, now: int) -> bool:
+        """Whether the hold that has it has ended."""
+        return self.hold_expires_at <= now
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxRow:
     """One event on its way out: `detail` is its JSON as it will be sent, `type` its detail-type.
 
@@ -87,14 +100,33 @@ class DeadLetter:
     died_at: int
 
 
-# Neither event ids nor seat ids contain "#", so a seat's key can never be read as another one, and a key with an empty
-# seat id is free to be the event's own.
+_SLOT = "#slot#"
+
+
+# Neither event ids nor seat ids contain "#", so a seat's key can never be read as another one, and keys whose seat id
+# would be empty or begin with "#" are free for the event's own item and for slots. A user id may contain "#": what
+# follows the last one is the slot's number.
 def seat_key(event_id: str, seat_id: str) -> Item:
     return {"pk": {"S": f"{event_id}#{seat_id}"}}
 
 
 def event_key(event_id: str) -> Item:
     return {"pk": {"S": f"{event_id}#"}}
+
+
+def slot_key(event_id: str, user_id: str, number: int) -> Item:
+    return {"pk": {"S": f"{event_id}#{_SLOT}{user_id}#{number}"}}
+
+
+def slot_key_of(reservation: Reservation) -> Item:
+    """Of the slot that the reservation takes; it must take one."""
+    if reservation.slot is None:
+        raise ValueError("the reservation takes no slot")
+    return slot_key(reservation.event_id, reservation.user_id, reservation.slot)
+
+
+def is_slot_key(pk: str) -> bool:
+    return pk.partition("#")[2].startswith(_SLOT)
 
 
 def reservation_key(reservation: Reservation) -> Item:
@@ -271,6 +303,10 @@ def seat_state_from_item(item: Mapping[str, Any]) -> SeatState:
         holder_key=_text(item, "holderKey"),
         hold_expires_at=int(item["holdExpiresAt"]["N"]) if "holdExpiresAt" in item else 0,
     )
+
+
+def slot_state_from_item(item: Mapping[str, Any]) -> SlotState:
+    return SlotState(item["holder"]["S"], _text(item, "holderKey"), int(item["holdExpiresAt"]["N"]))
 
 
 def event_to_item(event: Event) -> Item:

@@ -156,12 +156,14 @@ class Venue:
         hold: int = HOLD_MS,
         window: int = WINDOW_MS,
         shard: str | None = None,
+        max_holds: int | None = None,
     ) -> Party:
-        """Another process. `hold` and `window` (of idempotency keys) in milliseconds. `shard`: of every reservation."""
+        """Another process. `hold` and `window` (of idempotency keys) in milliseconds. `shard`: of every reservation.
+        `max_holds`: of one user at a time in one event."""
         client, clock = client or self.client, clock or self.clock
         inventory = EmbeddedInventory(client, self.tables.inventory, now=clock.now, monotonic=clock.monotonic)
         store = DynamoReservations(client, self.tables, inventory, now=clock.now, key_window=window)
-        policy = Policy(hold=hold, max_clock_skew=SKEW_MS)
+        policy = Policy(hold=hold, max_clock_skew=SKEW_MS, max_holds_per_user=max_holds)
         service = Reservations(store, inventory, policy, clock, lambda key: shard or shard_by_hash(key))
         party = Party(client, clock, inventory, store, service)
         self._parties.append(party)
