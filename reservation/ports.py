@@ -115,10 +115,13 @@ class ReservationStore(Protocol):
         """The live record of a key, strongly consistent."""
         ...
 
-    async def hold(self, draft: Reservation, key: Key | None, traceparent: str, until: float) -> Recorded:
-        """Takes the draft's seats, all or none, and records the reservation.
+    async def hold(
+        self, draft: Reservation, key: Key | None, traceparent: str, until: float, *, max_holds: int | None = None
+    ) -> Recorded:
+        """Takes the draft's seats, all or none, and records the reservation. `max_holds` (1 to 20): how many live holds
+        of the event its user may have, this one included; None: any number.
 
-        Raises SeatUnavailable, IdempotencyConflict, IdempotencyInProgress, StaleFacts.
+        Raises SeatUnavailable, HoldLimitReached, IdempotencyConflict, IdempotencyInProgress, StaleFacts.
         """
         ...
 
@@ -128,8 +131,9 @@ class ReservationStore(Protocol):
         """Replaces a held reservation by its next version (confirmed, cancelled, or a hold that ends later) and moves
         its seats with it.
 
-        Raises ReservationExpired (a seat is not its own any more), Superseded (also by time: then `current` is as
-        before, and past), IdempotencyConflict, IdempotencyInProgress.
+        Raises ReservationExpired (a seat is not its own any more), HoldExtensionDenied (another hold has taken its
+        place among those that its user may have), Superseded (also by time: then `current` is as before, and past),
+        IdempotencyConflict, IdempotencyInProgress.
         """
         ...
 

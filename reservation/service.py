@@ -79,7 +79,7 @@ class Reservations:
 
     async def create(self, command: Create, until: float) -> Recorded:
         """Raises EventNotFound, InvalidRequest (unknown or too many seats), SaleNotOpen, SeatUnavailable,
-        IdempotencyConflict, IdempotencyInProgress."""
+        HoldLimitReached, IdempotencyConflict, IdempotencyInProgress."""
         self._require_trusted_clock()
         key = _create_key(command)
         # Read before the flight begins: a caller that leaves now leaves nothing behind.
@@ -121,7 +121,11 @@ class Reservations:
 
     async def _hold(self, made: "_Making", seat_ids: Sequence[str], until: float) -> Recorded:
         event, seats = await self._inventory.facts(made.command.event_id, seat_ids, until)
-        return await self._store.hold(self._draft(made, event, seats), made.key, made.command.traceparent, until)
+        draft, limit = self._draft(made, event, seats), self._max_holds_per_user(event)
+        return await self._store.hold(draft, made.key, made.command.traceparent, until, max_holds=limit)
+
+    def _max_holds_per_user(self, event: Event) -> int | None:
+        return self._policy.max_holds_per_user if event.max_holds_per_user is None else event.max_holds_per_user
 
     def _require_on_sale(self, event: Event, command: Create) -> None:
         if not event.on_sale(self._clock.now()):

@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 from reservation.aws.client import AwsClient
 from reservation.domain.commands import Listing
 from reservation.domain.errors import (
+    HoldExtensionDenied,
+    HoldLimitReached,
     IdempotencyInProgress,
     ReservationError,
     ReservationExpired,
@@ -16,6 +19,7 @@ from reservation.domain.errors import (
 )
 from reservation.domain.idempotency import Key, Record
 from reservation.domain.model import Reservation, Seat, Status
+from reservation.dynamodb import slots
 from reservation.dynamodb.items import (
     Item,
     op_ids_to_attribute,
@@ -131,9 +135,16 @@ class DynamoReservations:
 
     # Hold
 
-    async def hold(self, draft: Reservation, key: Key | None, traceparent: str, until: float) -> Recorded:
+    async def hold(
+        self, draft: Reservation, key: Key | None, traceparent: str, until: float, *, max_holds: int | None = None
+    ) -> Recorded:
         if (known := await self._answer_without_writing(draft, key, until)) is not None:
             return known
+        if max_holds is not None:
+            chosen = await self._choose_slot(draft, key, max_holds, until)
+            if isinstance(chosen, Recorded):
+                return chosen
+            draft = chosen
         for attempt in count():
             asked_at = self._now()
             verdict = await transact(self._client, self._hold_actions(draft, key, asked_at, traceparent), until)
@@ -144,8 +155,10 @@ class DynamoReservations:
             await back_off(attempt, until, verdict, _time_is_up(verdict))
             if verdict.only_throttled:
                 continue
-            if (outcome := await self._probe(verdict, draft, key, until, attempt)) is not None:
-                return self._held(outcome)
+            looked = await self._probe(verdict, draft, key, max_holds, until, attempt)
+            if isinstance(looked, Recorded):
+                return self._held(looked)
+            draft = looked
         raise AssertionError("back_off ends it")
 
     def _held(self, recorded: Recorded) -> Recorded:
@@ -167,6 +180,23 @@ class DynamoReservations:
                 return _replay(record, key, draft)
         raise SeatUnavailable(tuple(refusals))
 
+    async def _choose_slot(
+        self, draft: Reservation, key: Key | None, max_holds: int, until: float
+    ) -> Recorded | Reservation:
+        """The draft with a slot that looks free. If none does, it is refused without a transaction, under the rules of
+        _answer_without_writing()."""
+        asked_at = self._now()
+        keys = {self._tables.inventory: slots.keys(draft, max_holds)}
+        seen = slots.seen(draft, max_holds, await batch_get(self._client, keys, until))
+        first = slots.first_choice(draft, max_holds)
+        if (free := seen.free(first, asked_at)) is not None:
+            return replace(draft, slot=free)
+        if key is not None and (record := await self.recall(key, until)) is not None:
+            return _replay(record, key, draft)
+        if draft.id in seen.holders or (key is not None and key.id in seen.holder_keys):
+            return replace(draft, slot=first)  # this very request has one, or an equal one: the transaction will tell
+        raise HoldLimitReached
+
     def _hold_actions(self, draft: Reservation, key: Key | None, now: int, traceparent: str) -> list[Action]:
         reservation = {
             "TableName": self._tables.reservations,
@@ -177,6 +207,7 @@ class DynamoReservations:
         return [
             *self._key_action(key, draft),
             *self._inventory.take(draft, key.id if key else "", now),
+            *slots.take(self._tables.inventory, draft, key.id if key else "", now),
             Action(Role.RESERVATION, {"Put": reservation}),
             self._outbox_action(draft, traceparent),
         ]
@@ -191,19 +222,28 @@ class DynamoReservations:
         if any(_op_id(failed.item) == draft.op_id for failed in verdict.failed(Role.RESERVATION)):
             return Recorded(draft)
         seats = self._inventory.judge(draft, verdict.failed(Role.SEAT), asked_at)
-        if seats.mine:
+        if seats.mine or any(_holder(slot.item) == draft.id for slot in verdict.failed(Role.SLOT)):
             return Recorded(draft)
-        if not verdict.undecided(Role.KEY) and not _equal_won(seats, key, attempt):
+        if not verdict.undecided(Role.KEY) and not _equal_won(_keys_of(seats), key, attempt):
             self._refuse(draft, seats, asked_at)
         return None
 
     async def _probe(
-        self, verdict: Cancellation, draft: Reservation, key: Key | None, until: float, attempt: int
-    ) -> Recorded | None:
+        self,
+        verdict: Cancellation,
+        draft: Reservation,
+        key: Key | None,
+        max_holds: int | None,
+        until: float,
+        attempt: int,
+    ) -> Recorded | Reservation:
         """Looks who has the contended items, with one consistent read instead of queueing up for another transaction:
-        of 64 that want one seat, 63 are answered by it."""
+        of 64 that want one seat, 63 are answered by it. Returns the draft to try again if nothing is decided, with
+        another slot if its own has gone."""
         asked_at = self._now()
+        max_slots = max_holds if max_holds is not None and verdict.blames(Role.SLOT) else 0
         keys = self._inventory.probe_keys(draft)
+        keys[self._tables.inventory] += slots.keys(draft, max_slots)
         if key is not None:
             keys[self._tables.idempotency] = [_key_key(key)]
         items = {item["pk"]["S"] if "pk" in item else "": item for item in await batch_get(self._client, keys, until)}
@@ -211,13 +251,17 @@ class DynamoReservations:
             return _replay(record, key, draft)
         found = [Failed(seat_id, items.get(f"{draft.event_id}#{seat_id}")) for seat_id in draft.seat_ids]
         seats = self._inventory.judge(draft, found, asked_at)
-        if seats.mine:
+        seen = slots.seen(draft, max_slots, items.values())
+        if seats.mine or draft.id in seen.holders:
             return Recorded(draft)
+        slot = seen.free(draft.slot or 0, asked_at) if max_slots else draft.slot
         # The items of one transaction may become readable one after the other. So the key record's absence from this
         # read says nothing if that item was in another's hands, or if the seat went to a request with the same key.
-        if not verdict.undecided(Role.KEY) and not _equal_won(seats, key, attempt):
+        if not verdict.undecided(Role.KEY) and not _equal_won([*_keys_of(seats), *seen.holder_keys], key, attempt):
             self._refuse(draft, seats, asked_at)
-        return None
+            if max_slots and slot is None:
+                raise HoldLimitReached
+        return replace(draft, slot=draft.slot if slot is None else slot)
 
     def _refuse(self, draft: Reservation, seats: SeatsVerdict, asked_at: int) -> None:
         """Raises if the seats decide."""
@@ -246,7 +290,10 @@ class DynamoReservations:
                 return self._advanced(Recorded(after))
             if (outcome := self._read_advance(verdict, before, after, key)) is not None:
                 return self._advanced(outcome)
-            await back_off(attempt, until, verdict, _time_is_up(verdict))
+            if _slot_is_lost(verdict, after):
+                after = _without_slot(after)
+            else:
+                await back_off(attempt, until, verdict, _time_is_up(verdict))
         raise AssertionError("back_off ends it")
 
     def _advanced(self, recorded: Recorded) -> Recorded:
@@ -263,6 +310,7 @@ class DynamoReservations:
             *self._key_action(key, after),
             self._advance_action(before, after, _ADVANCE_IF, now),
             *self._inventory.follow(after, after.seats, now),
+            *slots.follow(self._tables.inventory, after, now),
             *self._order_action(after),
             self._outbox_action(after, traceparent, after.seat_ids),
         ]
@@ -358,8 +406,10 @@ class DynamoReservations:
                     return
                 raise Superseded(reservation_from_item(failed.item) if failed.item else before)
             lost = {failed.subject for failed in verdict.failed(Role.SEAT)}
-            if lost and not verdict.undecided(Role.RESERVATION):
+            slot_is_lost = _slot_is_lost(verdict, after)
+            if (lost or slot_is_lost) and not verdict.undecided(Role.RESERVATION):
                 seats = [seat for seat in seats if seat.id not in lost]
+                after = _without_slot(after) if slot_is_lost else after
             else:
                 await back_off(attempt, until, verdict)
 
@@ -368,6 +418,7 @@ class DynamoReservations:
         return [
             self._advance_action(before, after, _SETTLE_IF, now),
             *self._inventory.follow(after, seats, now),
+            *slots.follow(self._tables.inventory, after, now),
             self._outbox_action(after, "", [seat.id for seat in seats]),
         ]
 
@@ -432,14 +483,33 @@ def _replay(record: Record, key: Key, mine: Reservation) -> Recorded:
     return Recorded(record.replay(key), replayed=record.op_id != mine.op_id)
 
 
-def _equal_won(seats: SeatsVerdict, key: Key | None, attempt: int) -> bool:
-    """Whether a seat went to a request with this very key, whose record must then be about to show. After two looks it
-    is not: a hold may outlive its key."""
-    return key is not None and attempt < 2 and any(state.holder_key == key.id for _, state in seats.taken)
+def _equal_won(holder_keys: Iterable[str], key: Key | None, attempt: int) -> bool:
+    """Whether a seat or slot went to a request with this very key, whose record must then be about to show. After two
+    looks it is not: a hold may outlive its key."""
+    return key is not None and attempt < 2 and key.id in holder_keys
+
+
+def _keys_of(seats: SeatsVerdict) -> list[str]:
+    return [state.holder_key for _, state in seats.taken]
 
 
 def _holder(item: Item | None) -> str:
     return item["holder"]["S"] if item and "holder" in item else ""
+
+
+def _slot_is_lost(verdict: Cancellation, after: Reservation) -> bool:
+    """Whether another hold has its slot, by a clock to which its own was past. What may be an earlier try of this very
+    command, half of it visible, does not count."""
+    lost = any(_holder(slot.item) != after.id for slot in verdict.failed(Role.SLOT))
+    return lost and not verdict.undecided(Role.KEY, Role.RESERVATION)
+
+
+def _without_slot(after: Reservation) -> Reservation:
+    """The same command, which then leaves the slot to its new holder. Only a hold needs one: a payment is not refused
+    for the want of it. Raises HoldExtensionDenied."""
+    if after.status is Status.HOLD:
+        raise HoldExtensionDenied(extensions_left=0, seconds_left=0)
+    return replace(after, slot=None)
 
 
 def _op_id(item: Item | None) -> str:

@@ -39,13 +39,15 @@ _FREED_SECONDS = 5.0  # longer than any answer to a question of before may take
 
 _STATUS = {"#status": "status"}
 
+TAKE = "SET #status = :held, holder = :me, holderKey = :key, holdExpiresAt = :until"
+MINE = "#status = :held AND holder = :me"
+MINE_AND_LIVE = f"{MINE} AND holdExpiresAt > :now"
+
 # The price is part of the condition because the answer, the order and the event are made of the cached one.
 _TAKE_IF = (
     "amount = :amount AND currency = :currency"
     " AND (#status = :available OR (#status = :held AND holdExpiresAt <= :now))"
 )
-_MINE = "#status = :held AND holder = :me"
-_MINE_AND_LIVE = f"{_MINE} AND holdExpiresAt > :now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,7 @@ class EmbeddedInventory:
             self._update(
                 draft,
                 seat,
-                "SET #status = :held, holder = :me, holderKey = :key, holdExpiresAt = :until",
+                TAKE,
                 _TAKE_IF,
                 {
                     ":held": {"S": SeatStatus.HELD.value},
@@ -235,13 +237,13 @@ class EmbeddedInventory:
         values = {":held": {"S": SeatStatus.HELD.value}, ":me": {"S": after.id}}
         match after.status:
             case Status.CONFIRMED:
-                change, condition = "SET #status = :sold REMOVE holderKey, holdExpiresAt", _MINE_AND_LIVE
+                change, condition = "SET #status = :sold REMOVE holderKey, holdExpiresAt", MINE_AND_LIVE
                 values |= {":sold": {"S": SeatStatus.SOLD.value}, ":now": {"N": str(now)}}
             case Status.HOLD:
-                change, condition = "SET holdExpiresAt = :until", _MINE_AND_LIVE
+                change, condition = "SET holdExpiresAt = :until", MINE_AND_LIVE
                 values |= {":until": {"N": str(after.hold_expires_at)}, ":now": {"N": str(now)}}
             case _:
-                change, condition = "SET #status = :available REMOVE holder, holderKey, holdExpiresAt", _MINE
+                change, condition = "SET #status = :available REMOVE holder, holderKey, holdExpiresAt", MINE
                 values |= {":available": {"S": SeatStatus.AVAILABLE.value}}
         return [self._update(after, seat, change, condition, values) for seat in seats]
 

@@ -15,9 +15,10 @@ import pytest
 import pytest_asyncio
 from hypothesis import given, settings
 
-from reservation import ministack
+from reservation import catalog, ministack
+from reservation.catalog import Catalog
 from reservation.domain import events
-from reservation.domain.model import Reservation, Status
+from reservation.domain.model import Event, Reservation, Status
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from tests.support.edge import TRACEPARENT
 from tests.support.rest import CANCEL, CONFIRM, CREATE, EXTEND, body_of, error_of, hold, like, new_key, wanted
@@ -176,6 +177,14 @@ async def test_a_taken_seat_is_409_and_named(system: System, edge: Edge) -> None
     await hold(edge.rest, [taken])
     answer = await edge.rest.post(CREATE, json=wanted([free, taken]), headers=new_key() | TRACEPARENT)
     assert error_of(answer, 409, "SEAT_UNAVAILABLE", CREATE)["details"] == [{"seatId": taken}]
+
+
+async def test_a_hold_more_than_a_user_may_have_is_409(system: System, edge: Edge) -> None:
+    await system.put_on_sale(Catalog(Event("evt_limited", max_holds_per_user=1), catalog.demo().seats[:2]))
+    bodies = [{"eventId": "evt_limited", "quantity": 1, "seatIds": [seat_id]} for seat_id in ("A-1", "A-2")]
+    body_of(await edge.rest.post(CREATE, json=bodies[0], headers=new_key()), 201)
+    answer = await edge.rest.post(CREATE, json=bodies[1], headers=new_key() | TRACEPARENT)
+    error_of(answer, 409, "HOLD_LIMIT_REACHED", CREATE)
 
 
 async def test_a_key_with_other_content_is_409(system: System, edge: Edge) -> None:

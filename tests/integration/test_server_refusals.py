@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from reservation import ministack
+from reservation import catalog, ministack
 from reservation.api.call import Call
 from reservation.api.registration import Answer, Handler, Method
 from reservation.api.server import MAX_MESSAGE_BYTES
+from reservation.catalog import Catalog
 from reservation.domain.errors import ReservationError
+from reservation.domain.model import Event
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from tests.support.conflict_proxy import ConflictProxy
 from tests.support.faults import HoldOngoing, Request, Throttle
@@ -42,6 +44,7 @@ from tests.unit.examples import HOLD
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 AN_HOUR = 3_600_000
+LIMITED = Catalog(Event("evt_limited", max_holds_per_user=1), catalog.demo().seats[:2])
 SERVED = (
     *(f"ReservationService/{verb}Reservation" for verb in ("Create", "Get", "Confirm", "Cancel")),
     "ReservationService/ExtendHold",
@@ -103,6 +106,14 @@ async def test_the_taken_seat_among_the_wanted_is_named_and_the_free_one_stays_f
     _check(refused, grpc.StatusCode.FAILED_PRECONDITION, "SEAT_UNAVAILABLE")
     assert refused.facts == {"seat_ids": taken}
     await hold(system.channel, [free])
+
+
+async def test_a_hold_more_than_a_user_may_have_is_refused(system: System) -> None:
+    await system.put_on_sale(LIMITED)
+    await hold(system.channel, ["A-1"], event_id="evt_limited")
+    refused = await refusal(call(system.channel, create_request(["A-2"], event_id="evt_limited")))
+    _check(refused, grpc.StatusCode.FAILED_PRECONDITION, "HOLD_LIMIT_REACHED")
+    await hold(system.channel, ["A-2"], event_id="evt_limited", user_id="ann")
 
 
 async def test_a_key_with_other_content_is_a_conflict(system: System) -> None:

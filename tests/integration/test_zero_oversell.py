@@ -17,6 +17,7 @@ import pytest
 from reservation.domain import events
 from reservation.domain.errors import (
     HoldExtensionDenied,
+    HoldLimitReached,
     IdempotencyInProgress,
     ReservationExpired,
     SeatUnavailable,
@@ -45,8 +46,11 @@ class Market:
     proxy: ConflictProxy
     parties: list[Party]
 
-    async def process(self, clock: SettableClock | None = None, hold: int = 60_000) -> Party:
-        return self.venue.party(await self.venue.connect(self.proxy.url), clock=clock, hold=hold)
+    async def process(
+        self, clock: SettableClock | None = None, hold: int = 60_000, max_holds: int | None = None
+    ) -> Party:
+        client = await self.venue.connect(self.proxy.url)
+        return self.venue.party(client, clock=clock, hold=hold, max_holds=max_holds)
 
 
 @pytest.fixture
@@ -190,6 +194,35 @@ async def test_a_sale_with_payments_cancellations_extensions_and_holds_that_run_
         assert told_of in (None, item["status"]["S"]) or (told_of, item["status"]["S"]) == ("EXPIRED", "HOLD")
     assert set(told.values()) >= {"CONFIRMED", "CANCELLED"}
     assert "HOLD" in extensions
+
+
+@KEYS
+async def test_of_64_creates_of_one_user_at_once_as_many_succeed_as_are_allowed(market: Market, keyed: bool) -> None:
+    """Whatever is lost on the way: a client that does not know repeats itself, and none is told a limit in vain."""
+    limited = [await market.process(max_holds=4) for _ in range(PROCESSES)]
+
+    async def create(number: int) -> Recorded | HoldLimitReached | None:
+        rng, key = random.Random(number), f"key_{number}" if keyed else ""
+        while True:
+            try:
+                return await rng.choice(limited).create(ON_SALE[number].id, key=key, event=SALE.id, patience=2.5)
+            except HoldLimitReached as refused:
+                return refused
+            except (ServiceUnavailable, IdempotencyInProgress):
+                continue
+            except UpstreamTimeout:
+                if not keyed:
+                    return None
+
+    told = await asyncio.gather(*map(create, range(CLIENTS)))
+    rows = await market.venue.rows()
+    assert violations(rows) == []
+    assert len(rows.reservations) == len(rows.slots) == 4
+    made = {item["reservationId"]["S"] for item in rows.reservations}
+    assert {each.reservation.id for each in told if isinstance(each, Recorded)} <= made
+    if keyed:
+        assert sum(isinstance(each, Recorded) for each in told) == 4
+    assert market.proxy.stats["conflict"] > 0
 
 
 async def test_storms_of_equal_requests_get_one_answer_each(market: Market) -> None:

@@ -160,11 +160,13 @@ class Venue:
         window: int = WINDOW_MS,
         shard: str | None = None,
         stripe: tuple[int, int] = (0, 1),
+        max_holds: int | None = None,
         changed: Callable[[Reservation], None] = lambda reservation: None,
     ) -> Party:
         """Another process. `hold` and `window` (of idempotency keys) in milliseconds. `shard`: of every reservation.
         `stripe`: its rank among the processes that choose seats, and their number. What it learns is told to the others
-        only by `halls.flush`. `changed` as DynamoReservations takes it."""
+        only by `halls.flush`. `max_holds`: of one user at a time in one event. `changed` as DynamoReservations takes
+        it."""
         client, clock = client or self.client, clock or self.clock
         table = self.tables.inventory
         halls = Halls(client, table, now=clock.now, monotonic=clock.monotonic)
@@ -172,7 +174,7 @@ class Venue:
             client, table, halls=halls, stripe=lambda: stripe, now=clock.now, monotonic=clock.monotonic
         )
         store = DynamoReservations(client, self.tables, inventory, now=clock.now, key_window=window, changed=changed)
-        policy = Policy(hold=hold, max_clock_skew=SKEW_MS)
+        policy = Policy(hold=hold, max_clock_skew=SKEW_MS, max_holds_per_user=max_holds)
         service = Reservations(store, inventory, policy, clock, lambda key: shard or shard_by_hash(key))
         party = Party(client, clock, halls, inventory, store, service)
         self._parties.append(party)

@@ -81,6 +81,30 @@ def test_a_seat_can_be_taken_if_free_or_past_its_hold(status: SeatStatus, now: i
     assert state.takeable(now) is takeable
 
 
+@patient
+@given(*[st.tuples(ids, texts, st.integers(0, 19))] * 2)
+def test_no_two_slots_share_a_key_and_none_is_a_seats_or_an_events(
+    one: tuple[str, str, int], other: tuple[str, str, int]
+) -> None:
+    """Users' ids may contain anything."""
+    keys = [items.slot_key(*each)["pk"]["S"] for each in (one, other)]
+    assert (keys[0] == keys[1]) == (one == other)
+    assert all(map(items.is_slot_key, keys))
+    assert not items.is_slot_key(items.event_key(one[0])["pk"]["S"])
+
+
+@pytest.mark.parametrize(("user", "number"), [("a#1", 0), ("a", 10), ("a#", 1), ("", 0), ("#slot#a#1", 0)])
+def test_a_users_id_cannot_make_another_users_slot(user: str, number: int) -> None:
+    assert items.slot_key("evt", user, number) == {"pk": {"S": f"evt##slot#{user}#{number}"}}
+    assert items.slot_key("evt", user, number) != items.slot_key("evt", "a", 1)
+
+
+@patient
+@given(ids, ids)
+def test_a_seats_key_is_no_slots(event_id: str, seat_id: str) -> None:
+    assert not items.is_slot_key(items.seat_key(event_id, seat_id)["pk"]["S"])
+
+
 @pytest.mark.parametrize("status", Status)
 def test_only_a_hold_is_in_the_due_index(status: Status) -> None:
     item = items.reservation_to_item(in_state(status))
