@@ -11,7 +11,7 @@ from random import Random
 import grpc
 import structlog
 
-from reservation.api.inventory import inventory_service
+from reservation.api.inventory import InventoryHandlers, inventory_service
 from reservation.api.reservations import ReservationHandlers, reservation_service
 from reservation.api.server import Health, build
 from reservation.aws.client import AwsClient
@@ -28,6 +28,7 @@ from reservation.dynamodb.reservations import DynamoReservations
 from reservation.dynamodb.seats import EmbeddedInventory
 from reservation.dynamodb.tables import Tables
 from reservation.eventbridge import EventBridge
+from reservation.holds import Holds
 from reservation.service import Policy, Reservations
 from reservation.settings import Settings
 
@@ -75,12 +76,11 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         await _require_bus(clients.events, settings.eventbridge_bus_name)
         clock = Clock(lambda: clients.requests.server_date, offset=clock_offset)
         background = _background(settings, clients, clock)
-        reservations = _reservations(settings, clients.requests, clock, background)
+        use_cases = _use_cases(settings, clients.requests, clock, background)
         expiry = _expiry(settings, clients, clock, background)
         health = Health()
         await health.start()
-        handlers = ReservationHandlers(reservations, max_seats=settings.max_seats_per_reservation)
-        server = build([reservation_service(handlers), inventory_service()], health)
+        server = build(_services(use_cases, settings), health)
         port = _bind(server, settings)
         readiness = Readiness(clients.requests, tables_of(settings), clock, health.ready)
         await background.enroll()
@@ -100,7 +100,7 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         finally:
             await health.leave()
             await server.stop(DRAIN_SECONDS)
-            await reservations.drain()
+            await use_cases.drain()
             await background.stop(loops)
             log.info("stopped")
 
@@ -192,7 +192,17 @@ def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Backgro
     return _Background(leader, relay)
 
 
-def _reservations(settings: Settings, client: AwsClient, clock: Clock, background: _Background) -> Reservations:
+@dataclass(frozen=True, slots=True)
+class _UseCases:
+    reservations: Reservations
+    holds: Holds
+
+    async def drain(self) -> None:
+        await self.holds.drain()
+        await self.reservations.drain()
+
+
+def _use_cases(settings: Settings, client: AwsClient, clock: Clock, background: _Background) -> _UseCases:
     tables = tables_of(settings)
     inventory = EmbeddedInventory(client, tables.inventory, now=clock.now)
     store = DynamoReservations(
@@ -211,14 +221,23 @@ def _reservations(settings: Settings, client: AwsClient, clock: Clock, backgroun
         max_extensions=settings.hold_extensions_max,
         max_hold_total=settings.hold_total_seconds_max * 1000,
     )
-    return Reservations(store, inventory, policy, clock, background.leader.shard_for)
+    reservations = Reservations(store, inventory, policy, clock, background.leader.shard_for)
+    return _UseCases(reservations, Holds(reservations, store, policy, clock))
+
+
+def _services(use_cases: _UseCases, settings: Settings) -> list[grpc.GenericRpcHandler]:
+    max_seats = settings.max_seats_per_reservation
+    return [
+        reservation_service(ReservationHandlers(use_cases.reservations, max_seats=max_seats)),
+        inventory_service(InventoryHandlers(use_cases.holds, max_seats=max_seats)),
+    ]
 
 
 def _expiry(settings: Settings, clients: _Clients, clock: Clock, background: _Background) -> Expiry:
     """Over connections of its own: at the peak of a sale holds must end on time."""
     leader = background.leader
     return Expiry(
-        _reservations(settings, clients.loops, clock, background),
+        _use_cases(settings, clients.loops, clock, background).reservations,
         held_shards=lambda: leader.held,
         may_work_on=leader.may_work_on,
         now=clock.now,

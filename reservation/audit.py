@@ -88,7 +88,8 @@ def _reservation_findings(reservation: Reservation, snapshot: Snapshot, now: int
     if reservation.seat_status is not None and lost and not past:
         text = f"is {reservation.status} without {', '.join(lost)}"
         yield Finding("reservation-without-seats", reservation.id, text, **about)
-    if reservation.status is Status.CONFIRMED and order_id_of(reservation.id) not in snapshot.orders:
+    ordered = reservation.foreign or order_id_of(reservation.id) in snapshot.orders
+    if reservation.status is Status.CONFIRMED and not ordered:
         yield Finding("sale-without-order", reservation.id, "is CONFIRMED and has no order", **about)
 
 
@@ -106,6 +107,8 @@ def missing_events(snapshot: Snapshot, received: Mapping[str, set[int]]) -> Iter
     for (_, seq), reservation_id in snapshot.outbox.items():
         waiting[reservation_id].add(int(seq.rsplit("#", 1)[1]))
     for reservation in snapshot.reservations.values():
+        if reservation.foreign:
+            continue
         told = received.get(reservation.id, set()) | waiting[reservation.id]
         if lost := set(range(1, reservation.version + 1)) - told:
             text = f"version {', '.join(map(str, sorted(lost)))} was never received"

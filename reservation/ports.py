@@ -78,14 +78,16 @@ class ReservationStore(Protocol):
     async def hold(self, draft: Reservation, key: Key | None, traceparent: str, until: float) -> Recorded:
         """Takes the draft's seats, all or none, and records the reservation.
 
-        Raises SeatUnavailable, IdempotencyConflict, IdempotencyInProgress, StaleFacts.
+        Raises SeatUnavailable, IdempotencyConflict, IdempotencyInProgress, StaleFacts, and for a foreign draft
+        Superseded: a hold of its id is there.
         """
         ...
 
     async def advance(
         self, before: Reservation, after: Reservation, key: Key | None, traceparent: str, until: float
     ) -> Recorded:
-        """Replaces a held reservation by its next version and moves its seats with it.
+        """Replaces a held reservation by its next version (sold, cancelled, or held for longer) and moves its seats
+        with it.
 
         Raises ReservationExpired (a seat is not its own any more), Superseded (also by time: then `current` is as
         before, and past), IdempotencyConflict, IdempotencyInProgress.

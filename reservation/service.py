@@ -34,6 +34,19 @@ class Policy:
     max_hold_total: int = 300_000
 
 
+@dataclass(frozen=True, slots=True)
+class Making:
+    """A hold that is about to be made, and what all tries to make it have in common. In milliseconds: `now`, when it
+    was asked for; `ends_at`, when it is to end (None: as the event or the policy says)."""
+
+    command: Create
+    key: Key | None
+    reservation_id: str
+    op_id: str
+    now: int
+    ends_at: int | None = None
+
+
 class Reservations:
     """Every method takes `until` in time.monotonic() seconds and raises ServiceUnavailable (nothing happened) or, if it
     changes anything, UpstreamTimeout (it is not known what happened).
@@ -60,7 +73,7 @@ class Reservations:
     async def create(self, command: Create, until: float) -> Recorded:
         """Raises EventNotFound, InvalidRequest (unknown seats), SeatUnavailable, IdempotencyConflict,
         IdempotencyInProgress."""
-        self._require_trusted_clock()
+        self.require_trusted_clock()
         key = _create_key(command)
         # Read before the flight begins: a caller that leaves now leaves nothing behind.
         try:
@@ -74,31 +87,33 @@ class Reservations:
 
     async def _create(self, command: Create, key: Key | None, until: float) -> Recorded:
         now = self._clock.now()
-        reservation_id, op_id = _new_reservation_id(now), _new_op_id()
+        return await self.make(Making(command, key, new_reservation_id(now), new_op_id(), now), until)
+
+    async def make(self, made: Making, until: float) -> Recorded:
+        """Raises like create(), and like ports.ReservationStore.hold."""
         while True:
-            event, seats = await self._inventory.facts(command.event_id, command.seat_ids, until)
-            draft = self._draft(command, reservation_id, op_id, event, seats, now)
+            event, seats = await self._inventory.facts(made.command.event_id, made.command.seat_ids, until)
+            draft = self._draft(made, event, seats)
             try:
-                return await self._store.hold(draft, key, command.traceparent, until)
+                return await self._store.hold(draft, made.key, made.command.traceparent, until)
             except StaleFacts:
                 continue
 
-    def _draft(
-        self, command: Create, reservation_id: str, op_id: str, event: Event, seats: tuple[Seat, ...], now: int
-    ) -> Reservation:
+    def _draft(self, made: Making, event: Event, seats: tuple[Seat, ...]) -> Reservation:
+        command, now = made.command, made.now
         hold = event.hold_seconds * 1000 if event.hold_seconds else self._policy.hold
         return Reservation(
-            id=reservation_id,
+            id=made.reservation_id,
             event_id=event.id,
             user_id=command.user_id,
             status=Status.HOLD,
             seats=seats,
             created_at=now,
             updated_at=now,
-            hold_expires_at=now + hold,
+            hold_expires_at=now + hold if made.ends_at is None else made.ends_at,
             version=1,
-            op_id=op_id,
-            shard=self._shard_for(reservation_id),
+            op_id=made.op_id,
+            shard=self._shard_for(made.reservation_id),
             reservation_token=command.reservation_token,
             metadata=command.metadata,
         )
@@ -113,7 +128,7 @@ class Reservations:
     async def confirm(self, command: Confirm, until: float) -> Recorded:
         """Raises ReservationNotFound, ReservationExpired, ReservationAlreadyConfirmed, ReservationAlreadyCancelled,
         IdempotencyConflict, IdempotencyInProgress."""
-        op_id = _new_op_id()
+        op_id = new_op_id()
         return await self._advance(
             CONFIRM,
             command,
@@ -125,7 +140,7 @@ class Reservations:
 
     async def cancel(self, command: Cancel, until: float) -> Recorded:
         """Raises like confirm()."""
-        op_id = _new_op_id()
+        op_id = new_op_id()
         return await self._advance(
             CANCEL,
             command,
@@ -140,8 +155,8 @@ class Reservations:
     async def expire(self, held: Reservation, until: float) -> Reservation:
         """Settles a hold that is past its time and returns what has become of it: EXPIRED, or what another command made
         of it before."""
-        self._require_trusted_clock()
-        after = model.expire(held, now=self._clock.now(), op_id=_new_op_id())
+        self.require_trusted_clock()
+        after = model.expire(held, now=self._clock.now(), op_id=new_op_id())
         if after is None:
             return held
         try:
@@ -154,20 +169,21 @@ class Reservations:
         """Waits for the commands that were begun, with or without their callers."""
         await self._flights.drain()
 
-    def _require_trusted_clock(self) -> None:
+    def require_trusted_clock(self) -> None:
+        """Raises ServiceUnavailable."""
         if not self._clock.trusted():
             raise ServiceUnavailable
 
     async def _find(self, reservation_id: str, owner: str | None, until: float) -> Reservation:
         reservation = await self._store.find(reservation_id, until)
-        if reservation is None or owner not in (None, reservation.user_id):
+        if reservation is None or owner not in (None, reservation.owner):
             raise ReservationNotFound
         return reservation
 
     async def _advance(
         self, rpc: str, command: Confirm | Cancel, decide: Callable[[Reservation], Reservation | None], until: float
     ) -> Recorded:
-        self._require_trusted_clock()
+        self.require_trusted_clock()
         # Equal for certain only under a key, and only for the same caller: another one may not see the reservation.
         equal = (rpc, command.owner, command.idempotency_key, command.content) if command.idempotency_key else None
         flight = await self._flights.run(equal, lambda: self._decide_and_write(rpc, command, decide, until), until)
@@ -222,10 +238,10 @@ def _shared(recorded: Recorded, *, joined: bool) -> Recorded:
     return Recorded(recorded.reservation, replayed=True) if joined else recorded
 
 
-def _new_op_id() -> str:
+def new_op_id() -> str:
     return os.urandom(8).hex()
 
 
-def _new_reservation_id(now: int) -> str:
+def new_reservation_id(now: int) -> str:
     """Sorts by time, which is what lists of a user's reservations are ordered by."""
     return f"rsv_{now:012x}{os.urandom(10).hex()}"

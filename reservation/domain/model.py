@@ -11,6 +11,8 @@ from reservation.domain.errors import (
     ReservationNotFound,
 )
 
+_HOLD_ID = "hld_"
+
 
 class Status(StrEnum):
     """Names as in the protocol's ReservationStatus."""
@@ -138,6 +140,16 @@ class Reservation:
         return total_of(self.seats)
 
     @property
+    def foreign(self) -> bool:
+        """Whether it is a hold that stands for another service's reservation: its order and its events are there."""
+        return self.id.startswith(_HOLD_ID)
+
+    @property
+    def owner(self) -> str | None:
+        """The user who may see and change it; None: no user may, only the service that it is kept for."""
+        return None if self.foreign else self.user_id
+
+    @property
     def seat_status(self) -> SeatStatus | None:
         """What this reservation's seats are because of it; None once it has no claim to them."""
         return _SEAT_STATUS.get(self.status)
@@ -153,8 +165,14 @@ def total_of(seats: Iterable[Seat]) -> Money | None:
 
 
 def order_id_of(reservation_id: str) -> str:
-    """Derived, so that two confirms of one reservation can never make two orders."""
-    return "ord_" + reservation_id.removeprefix("rsv_")
+    """Derived, so that two confirms of one reservation can never make two orders. A hold for another service's
+    reservation tells the order id of that reservation."""
+    return "ord_" + reservation_id.removeprefix(_HOLD_ID).removeprefix("rsv_")
+
+
+def hold_id_of(reservation_id: str) -> str:
+    """Of the hold that stands for another service's reservation here: never the id of a reservation of our own."""
+    return _HOLD_ID + reservation_id
 
 
 def confirm(held: Reservation, *, payment_intent_id: str, now: int, op_id: str) -> Reservation | None:
@@ -182,6 +200,14 @@ def cancel(held: Reservation, *, reason: str, now: int, op_id: str) -> Reservati
         return None
     _require_live_hold(held, now)
     return _next_version(held, now, op_id=op_id, status=Status.CANCELLED, reason=reason)
+
+
+def prolong(held: Reservation, *, hold_expires_at: int, now: int, op_id: str) -> Reservation | None:
+    """The reservation with a hold until then; None if it lasts as long already. Raises like confirm()."""
+    _require_live_hold(held, now)
+    if hold_expires_at <= held.hold_expires_at:
+        return None
+    return _next_version(held, now, op_id=op_id, hold_expires_at=hold_expires_at)
 
 
 def expire(held: Reservation, *, now: int, op_id: str) -> Reservation | None:

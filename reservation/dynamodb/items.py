@@ -103,6 +103,8 @@ def reservation_key(reservation: Reservation) -> Item:
 
 def reservation_to_item(reservation: Reservation) -> Item:
     item = _answer_to_item(reservation) | {"shard": {"S": reservation.shard}}
+    if reservation.foreign:
+        item["heldFor"] = item.pop("userId")  # so it is in nobody's list of reservations
     if reservation.status is Status.HOLD:
         item["expiryShard"] = {"S": reservation.shard}  # the due index is sparse: only live holds are in it
     if reservation.reservation_token:
@@ -123,7 +125,7 @@ def reservation_from_item(item: Mapping[str, Any]) -> Reservation:
     return Reservation(
         id=item["reservationId"]["S"],
         event_id=item["eventId"]["S"],
-        user_id=item["userId"]["S"],
+        user_id=item["heldFor" if "heldFor" in item else "userId"]["S"],
         status=Status(item["status"]["S"]),
         seats=tuple(_seat_from_item(seat["M"]) for seat in item["seats"]["L"]),
         created_at=int(item["createdAt"]["N"]),

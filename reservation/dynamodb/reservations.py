@@ -41,9 +41,9 @@ from reservation.ports import DuePage, Recorded, StaleFacts, Superseded
 _NEW_KEY_IF = "attribute_not_exists(idempotencyKey) OR expiresAt <= :now"
 _ADVANCE = (
     "SET #status = :status, version = :next, opId = :op, updatedAt = :at,"
-    " paymentIntentId = :payment, orderId = :order, reason = :reason"
-    " REMOVE expiryShard"
+    " holdExpiresAt = :until, paymentIntentId = :payment, orderId = :order, reason = :reason"
 )
+_NOT_DUE = " REMOVE expiryShard"
 _ADVANCE_IF = "#status = :held AND version = :version AND holdExpiresAt > :now"
 _DUE_PAGE = 100  # as many as one BatchGetItem reads
 
@@ -137,7 +137,7 @@ class DynamoReservations:
             *self._key_action(key, draft),
             *self._inventory.take(draft, key.id if key else "", now),
             Action(Role.RESERVATION, {"Put": reservation}),
-            self._outbox_action(draft, traceparent),
+            *self._outbox_action(draft, traceparent),
         ]
 
     def _read_hold(
@@ -147,11 +147,14 @@ class DynamoReservations:
         answer to this request, while a seat may be taken by an equal request that won."""
         if key is not None and (failed := verdict.failed(Role.KEY)):
             return _replay(_record_of(failed), key, draft)
-        if any(_op_id(failed.item) == draft.op_id for failed in verdict.failed(Role.RESERVATION)):
-            return Recorded(draft)
+        for there in verdict.failed(Role.RESERVATION):
+            if _op_id(there.item) == draft.op_id:
+                return Recorded(draft)
+            if draft.foreign and there.item is not None:
+                raise Superseded(reservation_from_item(there.item))
         seats = self._inventory.judge(draft, verdict.failed(Role.SEAT), asked_at)
         if seats.mine:
-            return Recorded(draft)
+            return _mine(draft)
         if not verdict.undecided(Role.KEY) and not _equal_won(seats, key, attempt):
             self._refuse(draft, seats, asked_at)
         return None
@@ -171,7 +174,7 @@ class DynamoReservations:
         found = [Failed(seat_id, items.get(f"{draft.event_id}#{seat_id}")) for seat_id in draft.seat_ids]
         seats = self._inventory.judge(draft, found, asked_at)
         if seats.mine:
-            return Recorded(draft)
+            return _mine(draft)
         # The items of one transaction may become readable one after the other. So the key record's absence from this
         # read says nothing if that item was in another's hands, or if the seat went to a request with the same key.
         if not verdict.undecided(Role.KEY) and not _equal_won(seats, key, attempt):
@@ -222,14 +225,14 @@ class DynamoReservations:
             self._advance_action(before, after, _ADVANCE_IF, now),
             *self._inventory.follow(after, after.seats, now),
             *self._order_action(after),
-            self._outbox_action(after, traceparent, after.seat_ids),
+            *self._outbox_action(after, traceparent, after.seat_ids),
         ]
 
     def _advance_action(self, before: Reservation, after: Reservation, condition: str, now: int) -> Action:
         update = {
             "TableName": self._tables.reservations,
             "Key": reservation_key(before),
-            "UpdateExpression": _ADVANCE,
+            "UpdateExpression": _ADVANCE if after.status is Status.HOLD else _ADVANCE + _NOT_DUE,
             "ConditionExpression": condition,
             "ExpressionAttributeNames": {"#status": "status"},
             "ExpressionAttributeValues": {
@@ -237,6 +240,7 @@ class DynamoReservations:
                 ":next": {"N": str(after.version)},
                 ":op": {"S": after.op_id},
                 ":at": {"N": str(after.updated_at)},
+                ":until": {"N": str(after.hold_expires_at)},
                 ":payment": {"S": after.payment_intent_id},
                 ":order": {"S": after.order_id},
                 ":reason": {"S": after.reason},
@@ -323,7 +327,7 @@ class DynamoReservations:
         return [
             self._advance_action(before, after, _SETTLE_IF, now),
             *self._inventory.follow(after, seats, now),
-            self._outbox_action(after, "", [seat.id for seat in seats]),
+            *self._outbox_action(after, "", [seat.id for seat in seats]),
         ]
 
     # Actions of every command
@@ -345,7 +349,7 @@ class DynamoReservations:
         return [Action(Role.KEY, {"Put": put})]
 
     def _order_action(self, after: Reservation) -> list[Action]:
-        if after.status is not Status.CONFIRMED:
+        if after.status is not Status.CONFIRMED or after.foreign:
             return []
         put = {
             "TableName": self._tables.orders,
@@ -354,9 +358,11 @@ class DynamoReservations:
         }
         return [Action(Role.ORDER, {"Put": put})]
 
-    def _outbox_action(self, after: Reservation, traceparent: str, released: Sequence[str] = ()) -> Action:
+    def _outbox_action(self, after: Reservation, traceparent: str, released: Sequence[str] = ()) -> list[Action]:
+        if after.foreign:
+            return []
         put = {"TableName": self._tables.outbox, "Item": outbox_to_item(after, traceparent, released)}
-        return Action(Role.OUTBOX, {"Put": put})
+        return [Action(Role.OUTBOX, {"Put": put})]
 
 
 def _key_key(key: Key) -> dict[str, Any]:
@@ -380,6 +386,12 @@ def _equal_won(seats: SeatsVerdict, key: Key | None, attempt: int) -> bool:
     """Whether a seat went to a request with this very key, whose record must then be about to show. After two looks it
     is not: a hold may outlive its key."""
     return key is not None and attempt < 2 and any(state.holder_key == key.id for _, state in seats.taken)
+
+
+def _mine(draft: Reservation) -> Recorded | None:
+    """What it means that a seat is the draft's: nobody else has its id, unless another service chose it. Then its own
+    item must tell by which request."""
+    return None if draft.foreign else Recorded(draft)
 
 
 def _holder(item: Item | None) -> str:

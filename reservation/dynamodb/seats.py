@@ -36,8 +36,8 @@ _TAKE_IF = (
     "amount = :amount AND currency = :currency"
     " AND (#status = :available OR (#status = :held AND holdExpiresAt <= :now))"
 )
-_SELL_IF = "#status = :held AND holder = :me AND holdExpiresAt > :now"
-_FREE_IF = "#status = :held AND holder = :me"
+_MINE = "#status = :held AND holder = :me"
+_MINE_AND_LIVE = f"{_MINE} AND holdExpiresAt > :now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +134,19 @@ class EmbeddedInventory:
         ]
 
     def follow(self, after: Reservation, seats: Iterable[Seat], now: int) -> list[Action]:
-        """Moves these of its seats with their reservation: sold by a confirm, free after a cancel or an expiry."""
-        mine = {":held": {"S": SeatStatus.HELD.value}, ":me": {"S": after.id}}
-        if after.status is Status.CONFIRMED:
-            change, condition = "SET #status = :sold REMOVE holderKey, holdExpiresAt", _SELL_IF
-            values = mine | {":sold": {"S": SeatStatus.SOLD.value}, ":now": {"N": str(now)}}
-        else:
-            change, condition = "SET #status = :available REMOVE holder, holderKey, holdExpiresAt", _FREE_IF
-            values = mine | {":available": {"S": SeatStatus.AVAILABLE.value}}
+        """Moves these of its seats with their reservation: sold by a confirm, held for longer by an extension, free
+        after a cancel or an expiry."""
+        values = {":held": {"S": SeatStatus.HELD.value}, ":me": {"S": after.id}}
+        match after.status:
+            case Status.CONFIRMED:
+                change, condition = "SET #status = :sold REMOVE holderKey, holdExpiresAt", _MINE_AND_LIVE
+                values |= {":sold": {"S": SeatStatus.SOLD.value}, ":now": {"N": str(now)}}
+            case Status.HOLD:
+                change, condition = "SET holdExpiresAt = :until", _MINE_AND_LIVE
+                values |= {":until": {"N": str(after.hold_expires_at)}, ":now": {"N": str(now)}}
+            case _:
+                change, condition = "SET #status = :available REMOVE holder, holderKey, holdExpiresAt", _MINE
+                values |= {":available": {"S": SeatStatus.AVAILABLE.value}}
         return [self._update(after, seat, change, condition, values) for seat in seats]
 
     def _update(

@@ -42,11 +42,13 @@ from tests.unit.examples import HOLD
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 AN_HOUR = 3_600_000
-SERVED = tuple(f"ReservationService/{verb}Reservation" for verb in ("Create", "Get", "Confirm", "Cancel"))
+SERVED = (
+    *(f"ReservationService/{verb}Reservation" for verb in ("Create", "Get", "Confirm", "Cancel")),
+    *(f"InventoryService/{command}" for command in ("ReserveSeat", "CommitReservation", "ReleaseHold")),
+)
 UNSERVED = (
     *("ReservationService/ExtendHold", "ReservationService/ListReservations"),
-    *("InventoryService/CheckAvailability", "InventoryService/ReserveSeat", "InventoryService/CommitReservation"),
-    *("InventoryService/ReleaseHold", "InventoryService/GetInventoryStatus", "InventoryService/ListSeats"),
+    *("InventoryService/CheckAvailability", "InventoryService/GetInventoryStatus", "InventoryService/ListSeats"),
 )
 UNSERVED_STREAM = "ReservationService/WatchReservation"
 

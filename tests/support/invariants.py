@@ -100,6 +100,8 @@ def _wrong_reservations(rows: Rows, now: int) -> Iterator[str]:
         due = item.get("expiryShard", {}).get("S")
         if due != (reservation.shard if reservation.status is Status.HOLD else None):
             yield f"{reservation.id} is {reservation.status} and in the due index under {due}"
+        if reservation.foreign and "userId" in item:
+            yield f"{reservation.id} is in its user's list"
         if reservation.status is not Status.CONFIRMED and (reservation.order_id or reservation.payment_intent_id):
             yield f"{reservation.id} is {reservation.status} and has an order or a payment"
     for reservation_id, count in Counter(item["reservationId"]["S"] for item in rows.reservations).items():
@@ -122,7 +124,7 @@ def _seats_with_two_owners(rows: Rows, now: int) -> Iterator[str]:
 def _wrong_orders(rows: Rows) -> Iterator[str]:
     """Exactly one for each confirmed reservation, with its payment and seats."""
     reservations = _reservations(rows)
-    confirmed = {each.id for each in reservations.values() if each.status is Status.CONFIRMED}
+    confirmed = {each.id for each in reservations.values() if each.status is Status.CONFIRMED and not each.foreign}
     ordered = Counter(order["reservationId"]["S"] for order in rows.orders)
     for reservation_id in sorted(confirmed | set(ordered)):
         if ordered[reservation_id] != (reservation_id in confirmed):
@@ -189,10 +191,13 @@ def _wrong_outbox(rows: Rows) -> Iterator[str]:
     sent: dict[str, list[Item]] = defaultdict(list)
     for row in sorted(rows.outbox, key=lambda row: row["seq"]["S"]):
         sent[row["reservationId"]["S"]].append(row)
-    for reservation_id in sorted(set(sent) | set(reservations)):
+    for reservation_id in sorted(set(sent) | {each.id for each in reservations.values() if not each.foreign}):
         reservation = reservations.get(reservation_id)
         if reservation is None:
             yield f"events tell of {reservation_id}, which does not exist"
+            continue
+        if reservation.foreign:
+            yield f"events tell of {reservation_id}, which stands for another service's reservation"
             continue
         details = [orjson.loads(row["detail"]["S"]) for row in sent[reservation_id]]
         if [detail["version"] for detail in details] != list(range(1, reservation.version + 1)):

@@ -24,13 +24,14 @@ ARROWS = {
     "catalog": "domain",
     "audit": "dynamodb aws domain",
     # The composition root knows everybody; nobody knows it but those who start a service.
-    "app": "api background service inventory dynamodb eventbridge aws telemetry ports domain clock settings",
+    "app": "api background service holds inventory dynamodb eventbridge aws telemetry ports domain clock settings",
     # Inward: edges and loops -> use cases -> ports -> domain.
-    "api": "service ports domain gen edge",
+    "api": "service holds ports domain gen edge",
     "background": (
         "service ports domain aws eventbridge clock dynamodb.tables dynamodb.leases dynamodb.outbox dynamodb.retirement"
     ),
     "service": "ports domain flights",
+    "holds": "service ports domain flights",
     "ports": "domain",
     "domain": "",
     # Adapters: each knows its own wire and the domain, none knows another or the api.

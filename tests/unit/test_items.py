@@ -24,6 +24,15 @@ def test_a_reservation_is_read_as_it_was_written(reservation: Reservation) -> No
     assert items.reservation_from_item(items.reservation_to_item(reservation)) == reservation
 
 
+@patient
+@given(reservations())
+def test_a_hold_for_another_service_is_read_as_it_was_written_and_in_no_users_index(own: Reservation) -> None:
+    foreign = replace(own, id=model.hold_id_of(own.id))
+    item = items.reservation_to_item(foreign)
+    assert items.reservation_from_item(item) == foreign
+    assert "userId" not in item
+
+
 limits = st.none() | st.integers(1, 86_400)
 
 

@@ -17,7 +17,7 @@ from reservation.domain.errors import (
     ReservationExpired,
     ReservationNotFound,
 )
-from reservation.domain.model import Money, Reservation, SeatStatus, Status, order_id_of, total_of
+from reservation.domain.model import Money, Reservation, SeatStatus, Status, hold_id_of, order_id_of, total_of
 from tests.unit.examples import HOLD, in_state, patient, reservations, seats, times
 
 SKEW = 1_000
@@ -108,6 +108,34 @@ def test_who_was_told_expired_is_never_proven_wrong_by_a_confirm(now: int, apart
     if model.as_seen(HOLD, now=now, max_clock_skew=SKEW).status is Status.EXPIRED:
         with pytest.raises(ReservationExpired):
             model.confirm(HOLD, payment_intent_id="pay_1", now=now + apart, op_id="op")
+
+
+class TestProlonging:
+    """How a hold for another service's reservation comes to end later."""
+
+    def test_a_hold_ends_later_if_that_is_asked_for_and_never_earlier(self) -> None:
+        later = model.prolong(HOLD, hold_expires_at=DEADLINE + 1, now=DEADLINE - 1, op_id="op")
+        assert later is not None
+        stamps: dict[str, Any] = {"updated_at": DEADLINE - 1, "version": 2, "op_id": "op"}
+        assert later == replace(HOLD, hold_expires_at=DEADLINE + 1, **stamps)
+        for ends_at in (DEADLINE, DEADLINE - 1):
+            assert model.prolong(HOLD, hold_expires_at=ends_at, now=DEADLINE - 1, op_id="op") is None
+
+    @pytest.mark.parametrize("status", [status for status in Status if status is not Status.HOLD])
+    def test_only_a_hold_is_prolonged(self, status: Status) -> None:
+        with pytest.raises(ReservationError):
+            model.prolong(in_state(status), hold_expires_at=DEADLINE + 1, now=DEADLINE - 1, op_id="op")
+
+    def test_what_has_ended_is_not_prolonged(self) -> None:
+        with pytest.raises(ReservationExpired):
+            model.prolong(HOLD, hold_expires_at=DEADLINE + 1, now=DEADLINE, op_id="op")
+
+
+def test_a_hold_for_another_service_is_no_users_and_has_that_services_order() -> None:
+    foreign = replace(HOLD, id=hold_id_of("rsv_0194"))
+    assert (HOLD.foreign, HOLD.owner) == (False, HOLD.user_id)
+    assert (foreign.id, foreign.foreign, foreign.owner) == ("hld_rsv_0194", True, None)
+    assert order_id_of(foreign.id) == order_id_of("rsv_0194") == "ord_0194"
 
 
 def _confirm(held: Reservation, now: int) -> Reservation | None:
