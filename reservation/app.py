@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from random import Random
@@ -20,16 +20,21 @@ from reservation.aws.session import AwsConfig, Service, connect
 from reservation.background.expiry import Expiry
 from reservation.background.leader import Leader
 from reservation.background.readiness import Readiness
+from reservation.background.recovery import Recovery
 from reservation.background.relay import Relay
 from reservation.clock import Clock
 from reservation.dynamodb.leases import LeaseTable
 from reservation.dynamodb.outbox import Outbox
 from reservation.dynamodb.reservations import DynamoReservations
+from reservation.dynamodb.sagas import DynamoSagas
 from reservation.dynamodb.seats import EmbeddedInventory
 from reservation.dynamodb.tables import Tables
 from reservation.eventbridge import EventBridge
 from reservation.holds import Holds
-from reservation.service import Policy, Reservations
+from reservation.inventory.breaker import Breaker
+from reservation.inventory.remote import CHANNEL_OPTIONS, RemoteInventory
+from reservation.inventory.saga import RemoteSales
+from reservation.service import Policy, Reservations, new_op_id
 from reservation.settings import Settings
 
 log = structlog.get_logger()
@@ -76,8 +81,10 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         await _require_bus(clients.events, settings.eventbridge_bus_name)
         clock = Clock(lambda: clients.requests.server_date, offset=clock_offset)
         background = _background(settings, clients, clock)
-        use_cases = _use_cases(settings, clients.requests, clock, background)
-        expiry = _expiry(settings, clients, clock, background)
+        remote = _remote_inventory(settings, closing)
+        use_cases = _use_cases(settings, clients.requests, clock, background, remote)
+        # Over connections of their own: at the peak of a sale holds must end on time.
+        settling = _use_cases(settings, clients.loops, clock, background, remote)
         health = Health()
         await health.start()
         server = build(_services(use_cases, settings), health)
@@ -86,14 +93,14 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         await background.enroll()
         await server.start()
         log.warning("authentication.off", consequence="every caller is believed; keep the ports private")
-        log.info("serving", grpc_port=port)
+        log.info("serving", grpc_port=port, inventory=settings.grpc_client_inventory_service_address or "embedded")
         loops = [
             asyncio.create_task(loop, name=name)
-            for name, loop in (
-                ("readiness", readiness.run()),
-                ("leader", background.leader.run()),
-                ("expiry", expiry.run()),
-            )
+            for name, loop in {
+                "readiness": readiness.run(),
+                "leader": background.leader.run(),
+                **_work_of(settling, clock, background),
+            }.items()
         ]
         try:
             yield Running(port)
@@ -194,25 +201,33 @@ def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Backgro
 
 @dataclass(frozen=True, slots=True)
 class _UseCases:
+    """`holds`: none if the seats are another service's. `sagas`: only then."""
+
     reservations: Reservations
-    holds: Holds
+    holds: Holds | None = None
+    sagas: RemoteSales | None = None
 
     async def drain(self) -> None:
-        await self.holds.drain()
+        if self.holds is not None:
+            await self.holds.drain()
         await self.reservations.drain()
 
 
-def _use_cases(settings: Settings, client: AwsClient, clock: Clock, background: _Background) -> _UseCases:
-    tables = tables_of(settings)
-    inventory = EmbeddedInventory(client, tables.inventory, now=clock.now)
-    store = DynamoReservations(
-        client,
-        tables,
-        inventory,
-        now=clock.now,
-        key_window=settings.idempotency_ttl_seconds * 1000,
-        event_written=background.relay.nudge,
-    )
+def _remote_inventory(settings: Settings, closing: AsyncExitStack) -> RemoteInventory | None:
+    """None: this service keeps the seats itself."""
+    address = settings.grpc_client_inventory_service_address
+    if address is None:
+        return None
+    channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    closing.push_async_callback(channel.close)
+    breaker = Breaker(settings.grpc_client_inventory_service_failure_rate_threshold, monotonic=time.monotonic)
+    return RemoteInventory(channel, breaker, timeout=settings.grpc_client_inventory_service_timeout)
+
+
+def _use_cases(
+    settings: Settings, client: AwsClient, clock: Clock, background: _Background, remote: RemoteInventory | None
+) -> _UseCases:
+    tables, shard_for = tables_of(settings), background.leader.shard_for
     policy = Policy(
         hold=settings.hold_seconds * 1000,
         max_clock_skew=int(settings.max_clock_skew_seconds * 1000),
@@ -221,28 +236,46 @@ def _use_cases(settings: Settings, client: AwsClient, clock: Clock, background: 
         max_extensions=settings.hold_extensions_max,
         max_hold_total=settings.hold_total_seconds_max * 1000,
     )
-    reservations = Reservations(store, inventory, policy, clock, background.leader.shard_for)
-    return _UseCases(reservations, Holds(reservations, store, policy, clock))
+    window, nudge = settings.idempotency_ttl_seconds * 1000, background.relay.nudge
+    if remote is not None:
+        records = DynamoSagas(client, tables, now=clock.now, key_window=window, event_written=nudge)
+        sagas = RemoteSales(records, remote, now=clock.now, new_op_id=new_op_id)
+        return _UseCases(Reservations(sagas, remote, policy, clock, shard_for), sagas=sagas)
+    inventory = EmbeddedInventory(client, tables.inventory, now=clock.now)
+    store = DynamoReservations(client, tables, inventory, now=clock.now, key_window=window, event_written=nudge)
+    reservations = Reservations(store, inventory, policy, clock, shard_for)
+    return _UseCases(reservations, holds=Holds(reservations, store, policy, clock))
 
 
 def _services(use_cases: _UseCases, settings: Settings) -> list[grpc.GenericRpcHandler]:
     max_seats = settings.max_seats_per_reservation
+    inventory = InventoryHandlers(use_cases.holds, max_seats=max_seats) if use_cases.holds is not None else None
     return [
         reservation_service(ReservationHandlers(use_cases.reservations, max_seats=max_seats)),
-        inventory_service(InventoryHandlers(use_cases.holds, max_seats=max_seats)),
+        inventory_service(inventory),
     ]
 
 
-def _expiry(settings: Settings, clients: _Clients, clock: Clock, background: _Background) -> Expiry:
-    """Over connections of its own: at the peak of a sale holds must end on time."""
+def _work_of(use_cases: _UseCases, clock: Clock, background: _Background) -> dict[str, Coroutine[None, None, None]]:
+    """The loops that settle what is over, on the shards that this process holds."""
     leader = background.leader
-    return Expiry(
-        _use_cases(settings, clients.loops, clock, background).reservations,
+    expiry = Expiry(
+        use_cases.reservations,
         held_shards=lambda: leader.held,
         may_work_on=leader.may_work_on,
         now=clock.now,
         clock_trusted=clock.trusted,
     )
+    if use_cases.sagas is None:
+        return {"expiry": expiry.run()}
+    recovery = Recovery(
+        use_cases.sagas,
+        held_shards=lambda: leader.held,
+        may_work_on=leader.may_work_on,
+        now=clock.now,
+        clock_trusted=clock.trusted,
+    )
+    return {"expiry": expiry.run(), "recovery": recovery.run()}
 
 
 def _bind(server: grpc.aio.Server, settings: Settings) -> int:

@@ -13,7 +13,7 @@ from reservation import app
 from reservation.audit import Audit, received_versions
 from reservation.aws.client import AwsClient
 from reservation.aws.session import connect, session
-from reservation.dynamodb.items import DeadLetter, dead_letter_partition
+from reservation.dynamodb.items import DeadLetter, dead_letter_partition, saga_partition
 from reservation.dynamodb.leases import NOBODY, LeaseTable
 from reservation.dynamodb.outbox import Outbox
 from reservation.dynamodb.retirement import retire
@@ -113,7 +113,9 @@ class Operators:
 
     async def _is_empty(self, shard: str) -> bool:
         """Live holds first: a confirm moves its event from there into the outbox."""
-        held = await self._count(self._tables.reservations, "expiryShard", shard, IndexName=DUE_INDEX)
+        held = 0
+        for partition in (shard, saga_partition(shard)):
+            held += await self._count(self._tables.reservations, "expiryShard", partition, IndexName=DUE_INDEX)
         waiting = await self._count(self._tables.outbox, "shard", shard, ConsistentRead=True)
         dead = await self._count(self._tables.outbox, "shard", dead_letter_partition(shard), ConsistentRead=True)
         return held == waiting == dead == 0

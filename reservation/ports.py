@@ -3,9 +3,10 @@ seconds: after it nothing new is begun, while what was sent is still awaited."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Protocol
 
-from reservation.domain.idempotency import Key, Record
+from reservation.domain.idempotency import Key, Record, Running
 from reservation.domain.model import Event, Reservation, Seat
 
 
@@ -71,7 +72,7 @@ class ReservationStore(Protocol):
         """Strongly consistent."""
         ...
 
-    async def recall(self, key: Key, until: float) -> Record | None:
+    async def recall(self, key: Key, until: float) -> Record | Running | None:
         """The live record of a key, strongly consistent."""
         ...
 
@@ -104,5 +105,79 @@ class ReservationStore(Protocol):
         over since, and stay their holders'.
 
         Raises Superseded (it was confirmed, cancelled, extended or settled meanwhile, or its time has not come).
+        """
+        ...
+
+
+class Known(Exception):
+    """The idempotency key has a record already. Nothing was written."""
+
+    def __init__(self, record: Record | Running) -> None:
+        super().__init__(record.key.id)
+        self.record = record
+
+
+class Mark(Enum):
+    """What a step of a saga does to the record of its key."""
+
+    OPEN = auto()
+    """New: the saga runs. Raises Known if there is a record."""
+    ANSWER = auto()
+    """New: the reservation as the step leaves it is the answer. Raises Known if there is a record."""
+    CLOSE = auto()
+    """The same, for the record that the saga has opened; if that is the saga's no more it is left alone."""
+    FORGET = auto()
+    """The record that the saga has opened is deleted; if it is the saga's no more it is left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One write of a saga: `before`, as some writer left it (None: there was nothing), becomes `after`. An event tells
+    of it if it makes a new version, and a sale has its order. `released` as in events.detail."""
+
+    before: Reservation | None
+    after: Reservation
+    key: Key | None = None
+    mark: Mark = Mark.ANSWER
+    traceparent: str = ""
+    released: tuple[str, ...] = ()
+
+
+class SagaRecords(Protocol):
+    """The own side of sales from a remote inventory: reservations, orders, idempotency records and outbox rows, all of
+    a step or nothing; no seats. Errors as in ReservationStore."""
+
+    async def find(self, reservation_id: str, until: float) -> Reservation | None:
+        """See ReservationStore."""
+        ...
+
+    async def recall(self, key: Key, until: float) -> Record | Running | None:
+        """See ReservationStore."""
+        ...
+
+    async def due(self, shard: str, before: int, page: object | None, until: float) -> DuePage:
+        """See ReservationStore."""
+        ...
+
+    async def unfinished(self, shard: str, page: object | None, until: float) -> DuePage:
+        """The reservations of a shard that a saga is under way with, by an index that may be a moment out of date."""
+        ...
+
+    async def write(self, step: Step, until: float) -> None:
+        """Raises Superseded (`before` is what it is no more), Known, IdempotencyInProgress."""
+        ...
+
+
+class Sagas(Protocol):
+    """Sagas whose process may have died."""
+
+    async def unfinished(self, shard: str, page: object | None, until: float) -> DuePage:
+        """See SagaRecords."""
+        ...
+
+    async def finish(self, stuck: Reservation, until: float) -> None:
+        """Brings one that nobody works on any more to its end. Does nothing if somebody does.
+
+        Raises InventoryServiceError, UpstreamTimeout and ServiceUnavailable: it is not at its end yet.
         """
         ...

@@ -43,14 +43,18 @@ def _require_service(call: Call) -> None:
         raise Forbidden
 
 
-def inventory_service(handlers: InventoryHandlers) -> grpc.GenericRpcHandler:
+def inventory_service(handlers: InventoryHandlers | None) -> grpc.GenericRpcHandler:
+    """`handlers`: none where the seats are another service's."""
+    reserve, commit, release = (
+        (handlers.reserve, handlers.commit, handlers.release) if handlers is not None else (unimplemented,) * 3
+    )
     return service(
         "InventoryService",
         [
             Method("CheckAvailability", messages.CheckAvailabilityRequest, unimplemented),
-            Method("ReserveSeat", messages.ReserveSeatRequest, handlers.reserve),
-            Method("CommitReservation", messages.CommitReservationRequest, handlers.commit),
-            Method("ReleaseHold", messages.ReleaseHoldRequest, handlers.release),
+            Method("ReserveSeat", messages.ReserveSeatRequest, reserve),
+            Method("CommitReservation", messages.CommitReservationRequest, commit),
+            Method("ReleaseHold", messages.ReleaseHoldRequest, release),
             Method("GetInventoryStatus", messages.GetInventoryStatusRequest, unimplemented),
             Method("ListSeats", messages.ListSeatsRequest, unimplemented),
         ],

@@ -103,6 +103,22 @@ class Metadata:
 
 
 @dataclass(frozen=True, slots=True)
+class Saga:
+    """What is under way with a reservation whose seats are in a remote inventory: a PENDING one is being held, a HOLD
+    is being sold (its payment is known and nothing can take it back), the seats of any other are being released.
+
+    `until`: whoever began it, or took it over, works on it up to then; after that anybody may take it over. `key_id`
+    and `fingerprint` are those of the idempotency key whose record waits for its end (empty: none does).
+    """
+
+    until: int
+    key_id: str = ""
+    fingerprint: str = ""
+    key_ends_with_hold: bool = False
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Reservation:
     """One reservation at one version.
 
@@ -130,6 +146,7 @@ class Reservation:
     metadata: Metadata | None = None
     slot: int | None = None
     extensions: int = 0
+    saga: Saga | None = None
 
     @property
     def seat_ids(self) -> tuple[str, ...]:
@@ -211,24 +228,35 @@ def prolong(held: Reservation, *, hold_expires_at: int, now: int, op_id: str) ->
 
 
 def expire(held: Reservation, *, now: int, op_id: str) -> Reservation | None:
-    """The reservation after its hold has run out; None if it is no hold (any more), or its time has not come."""
-    if held.status is not Status.HOLD or now < held.hold_expires_at:
+    """The reservation after its hold has run out; None if it is no hold (any more), or its time has not come, or it is
+    being sold."""
+    if held.status is not Status.HOLD or held.saga is not None or now < held.hold_expires_at:
         return None
     return _next_version(held, now, op_id=op_id, status=Status.EXPIRED)
+
+
+def sell(intent: Reservation, *, now: int, op_id: str) -> Reservation:
+    """The reservation after its seats were sold in a remote inventory: whatever time it is by now."""
+    return _next_version(intent, now, op_id=op_id, status=Status.CONFIRMED, order_id=order_id_of(intent.id), saga=None)
+
+
+def give_up_sale(intent: Reservation, *, now: int, op_id: str) -> Reservation:
+    """The reservation after a remote inventory has refused for good to sell its seats: as if it had run out."""
+    return _next_version(intent, now, op_id=op_id, status=Status.EXPIRED, payment_intent_id="", saga=None)
 
 
 def as_seen(stored: Reservation, *, now: int, max_clock_skew: int) -> Reservation:
     """What a reader is told: a hold nobody settled is EXPIRED once it is past its time by more than the clocks of two
     processes may differ. Until then another process may still confirm it, and EXPIRED must stay true once said."""
-    if stored.status is Status.HOLD and now > stored.hold_expires_at + max_clock_skew:
+    if stored.status is Status.HOLD and stored.saga is None and now > stored.hold_expires_at + max_clock_skew:
         return replace(stored, status=Status.EXPIRED)
     return stored
 
 
 def _require_live_hold(reservation: Reservation, now: int) -> None:
     match reservation.status:
-        case Status.HOLD if now < reservation.hold_expires_at:
-            return
+        case Status.HOLD if now < reservation.hold_expires_at or reservation.saga is not None:
+            return  # one that is being sold does not run out; the store waits for the sale
         case Status.HOLD | Status.EXPIRED | Status.FAILED:
             raise ReservationExpired
         case Status.CONFIRMED | Status.REFUNDED:

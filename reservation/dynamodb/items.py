@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 
 from reservation.domain import events
-from reservation.domain.idempotency import Key, Record
-from reservation.domain.model import Event, Metadata, Money, Reservation, Seat, SeatStatus, Spot, Status
+from reservation.domain.idempotency import Key, Record, Running
+from reservation.domain.model import Event, Metadata, Money, Reservation, Saga, Seat, SeatStatus, Spot, Status
 
 Item = dict[str, Any]
 """An item in DynamoDB's own JSON: attribute name -> {"S": text} and so on."""
@@ -105,8 +105,12 @@ def reservation_to_item(reservation: Reservation) -> Item:
     item = _answer_to_item(reservation) | {"shard": {"S": reservation.shard}}
     if reservation.foreign:
         item["heldFor"] = item.pop("userId")  # so it is in nobody's list of reservations
-    if reservation.status is Status.HOLD:
-        item["expiryShard"] = {"S": reservation.shard}  # the due index is sparse: only live holds are in it
+    # The due index is sparse: only live holds are in it, and what is under way in a partition of its own.
+    if reservation.saga is not None:
+        item["expiryShard"] = {"S": saga_partition(reservation.shard)}
+        item["saga"] = {"M": _saga_to_item(reservation.saga)}
+    elif reservation.status is Status.HOLD:
+        item["expiryShard"] = {"S": reservation.shard}
     if reservation.reservation_token:
         item["reservationToken"] = {"S": reservation.reservation_token}
     if reservation.reason:
@@ -141,7 +145,13 @@ def reservation_from_item(item: Mapping[str, Any]) -> Reservation:
         metadata=_metadata_from_item(metadata["M"]) if metadata else None,
         slot=_optional_number(item, "slot"),
         extensions=_optional_number(item, "extensions") or 0,
+        saga=_saga_from_item(item["saga"]["M"]) if "saga" in item else None,
     )
+
+
+def saga_partition(shard: str) -> str:
+    """Of the due index: the reservations of a shard that a saga is under way with."""
+    return f"saga#{shard}"
 
 
 def record_to_item(key: Key, answer: Reservation, expires_at: int) -> Item:
@@ -157,13 +167,22 @@ def record_to_item(key: Key, answer: Reservation, expires_at: int) -> Item:
     }
 
 
-def record_from_item(item: Mapping[str, Any]) -> Record:
-    return Record(
-        key=Key(item["idempotencyKey"]["S"], item["fingerprint"]["S"]),
-        op_id=item["opId"]["S"],
-        answer=reservation_from_item(item["answer"]["M"]),
-        expires_at=int(item["expiresAt"]["N"]) * 1000,
-    )
+def running_to_item(key: Key, reservation: Reservation, expires_at: int) -> Item:
+    """The record of a key while a saga of this reservation runs. `expires_at` as in record_to_item."""
+    return {
+        "idempotencyKey": {"S": key.id},
+        "fingerprint": {"S": key.fingerprint},
+        "reservationId": {"S": reservation.id},
+        "expiresAt": {"N": str(-(-expires_at // 1000))},
+    }
+
+
+def record_from_item(item: Mapping[str, Any]) -> Record | Running:
+    key = Key(item["idempotencyKey"]["S"], item["fingerprint"]["S"])
+    expires_at = int(item["expiresAt"]["N"]) * 1000
+    if "answer" not in item:
+        return Running(key, item["reservationId"]["S"], expires_at)
+    return Record(key, item["opId"]["S"], reservation_from_item(item["answer"]["M"]), expires_at)
 
 
 def order_to_item(confirmed: Reservation) -> Item:
@@ -315,8 +334,29 @@ def _answer_to_item(reservation: Reservation) -> Item:
     }
     if reservation.order_id:
         item["orderId"] = {"S": reservation.order_id}
+    if reservation.payment_intent_id:
         item["paymentIntentId"] = {"S": reservation.payment_intent_id}
     return item
+
+
+def _saga_to_item(saga: Saga) -> Item:
+    return {
+        "until": {"N": str(saga.until)},
+        "keyId": {"S": saga.key_id},
+        "fingerprint": {"S": saga.fingerprint},
+        "keyEndsWithHold": {"BOOL": saga.key_ends_with_hold},
+        "traceparent": {"S": saga.traceparent},
+    }
+
+
+def _saga_from_item(item: Mapping[str, Any]) -> Saga:
+    return Saga(
+        until=int(item["until"]["N"]),
+        key_id=item["keyId"]["S"],
+        fingerprint=item["fingerprint"]["S"],
+        key_ends_with_hold=item["keyEndsWithHold"]["BOOL"],
+        traceparent=item["traceparent"]["S"],
+    )
 
 
 def _seat_to_item(seat: Seat) -> Item:

@@ -3,59 +3,45 @@
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any
 
 from reservation.aws.client import AwsClient
 from reservation.domain.errors import (
-    IdempotencyInProgress,
-    ReservationError,
     ReservationExpired,
     SeatUnavailable,
-    ServiceUnavailable,
 )
-from reservation.domain.idempotency import Key, Record
+from reservation.domain.idempotency import Key, Record, Running
 from reservation.domain.model import Reservation, Seat, Status
 from reservation.dynamodb.items import (
     Item,
-    order_to_item,
-    outbox_to_item,
     record_from_item,
-    record_to_item,
     reservation_from_item,
     reservation_key,
     reservation_to_item,
 )
+from reservation.dynamodb.records import DynamoRecords, key_of_record, time_is_up
 from reservation.dynamodb.seats import EmbeddedInventory, SeatsVerdict, batch_get, unknown_seats
-from reservation.dynamodb.tables import DUE_INDEX, Tables
+from reservation.dynamodb.tables import Tables
 from reservation.dynamodb.transaction import (
     Action,
     Cancellation,
     Failed,
     Role,
     back_off,
-    read,
     transact,
 )
-from reservation.ports import DuePage, Recorded, StaleFacts, Superseded
+from reservation.ports import Recorded, StaleFacts, Superseded
 
-_NEW_KEY_IF = "attribute_not_exists(idempotencyKey) OR expiresAt <= :now"
 _ADVANCE = (
     "SET #status = :status, version = :next, opId = :op, updatedAt = :at,"
     " holdExpiresAt = :until, paymentIntentId = :payment, orderId = :order, reason = :reason"
 )
 _NOT_DUE = " REMOVE expiryShard"
 _ADVANCE_IF = "#status = :held AND version = :version AND holdExpiresAt > :now"
-_DUE_PAGE = 100  # as many as one BatchGetItem reads
-
 _SETTLE_IF = "#status = :held AND version = :version AND holdExpiresAt <= :now"
 
 
-class DynamoReservations:
-    """See ports.ReservationStore.
-
-    `now` gives milliseconds since the epoch. `key_window`, in milliseconds, is how long an idempotency key is
-    known. `event_written` is told of the shard of each new outbox row.
-    """
+class DynamoReservations(DynamoRecords):
+    """See ports.ReservationStore, and DynamoRecords."""
 
     def __init__(
         self,
@@ -67,31 +53,8 @@ class DynamoReservations:
         key_window: int,
         event_written: Callable[[str], None] = lambda shard: None,
     ) -> None:
-        self._client = client
-        self._tables = tables
+        super().__init__(client, tables, now=now, key_window=key_window, event_written=event_written)
         self._inventory = inventory
-        self._now = now
-        self._key_window = key_window
-        self._event_written = event_written
-
-    async def find(self, reservation_id: str, until: float) -> Reservation | None:
-        query = {
-            "TableName": self._tables.reservations,
-            "KeyConditionExpression": "reservationId = :id",
-            "ExpressionAttributeValues": {":id": {"S": reservation_id}},
-            "ConsistentRead": True,
-        }
-        reply = await read(self._client, "Query", query, until)
-        return reservation_from_item(reply["Items"][0]) if reply["Items"] else None
-
-    async def recall(self, key: Key, until: float) -> Record | None:
-        request = {"TableName": self._tables.idempotency, "Key": _key_key(key), "ConsistentRead": True}
-        return self._live((await read(self._client, "GetItem", request, until)).get("Item"))
-
-    def _live(self, item: Item | None) -> Record | None:
-        record = record_from_item(item) if item else None
-        # DynamoDB deletes items past their TTL when it finds the time, which may take days.
-        return record if record and record.expires_at > self._now() else None
 
     # Hold
 
@@ -106,7 +69,7 @@ class DynamoReservations:
                 return Recorded(draft)
             if (outcome := self._read_hold(verdict, draft, key, asked_at, attempt)) is not None:
                 return outcome
-            await back_off(attempt, until, verdict, _time_is_up(verdict))
+            await back_off(attempt, until, verdict, time_is_up(verdict))
             if verdict.only_throttled:
                 continue
             if (outcome := await self._probe(verdict, draft, key, until, attempt)) is not None:
@@ -167,7 +130,7 @@ class DynamoReservations:
         asked_at = self._now()
         keys = self._inventory.probe_keys(draft)
         if key is not None:
-            keys[self._tables.idempotency] = [_key_key(key)]
+            keys[self._tables.idempotency] = [key_of_record(key)]
         items = {item["pk"]["S"] if "pk" in item else "": item for item in await batch_get(self._client, keys, until)}
         if key is not None and (record := self._live(items.get(""))) is not None:
             return _replay(record, key, draft)
@@ -208,7 +171,7 @@ class DynamoReservations:
                 return self._advanced(Recorded(after))
             if (outcome := self._read_advance(verdict, before, after, key)) is not None:
                 return self._advanced(outcome)
-            await back_off(attempt, until, verdict, _time_is_up(verdict))
+            await back_off(attempt, until, verdict, time_is_up(verdict))
         raise AssertionError("back_off ends it")
 
     def _advanced(self, recorded: Recorded) -> Recorded:
@@ -277,33 +240,6 @@ class DynamoReservations:
 
     # Expiry
 
-    async def due(self, shard: str, before: int, page: object | None, until: float) -> DuePage:
-        query: dict[str, Any] = {
-            "TableName": self._tables.reservations,
-            "IndexName": DUE_INDEX,
-            "KeyConditionExpression": "expiryShard = :shard AND holdExpiresAt <= :before",
-            "ExpressionAttributeValues": {":shard": {"S": shard}, ":before": {"N": str(before)}},
-            "Limit": _DUE_PAGE,
-        }
-        if page is not None:
-            query["ExclusiveStartKey"] = page
-        reply = await read(self._client, "Query", query, until)
-        holds, unreadable = [], []
-        for item in await self._reservations_of(reply["Items"], until):
-            try:
-                holds.append(reservation_from_item(item))
-            except (KeyError, TypeError, ValueError):
-                unreadable.append(item["reservationId"]["S"])
-        holds.sort(key=lambda held: held.hold_expires_at)
-        return DuePage(tuple(holds), tuple(unreadable), reply.get("LastEvaluatedKey"))
-
-    async def _reservations_of(self, entries: Sequence[Item], until: float) -> list[Item]:
-        """The reservations of index entries, as they are now."""
-        if not entries:
-            return []
-        keys = [{name: entry[name] for name in ("reservationId", "eventId")} for entry in entries]
-        return await batch_get(self._client, {self._tables.reservations: keys}, until)
-
     async def settle(self, before: Reservation, after: Reservation, until: float) -> None:
         seats = list(after.seats)
         for attempt in count():
@@ -330,53 +266,15 @@ class DynamoReservations:
             *self._outbox_action(after, "", [seat.id for seat in seats]),
         ]
 
-    # Actions of every command
 
-    def _key_action(self, key: Key | None, answer: Reservation) -> list[Action]:
-        if key is None:
-            return []
-        now = self._now()
-        expires_at = now + self._key_window
-        if key.ends_with_hold:
-            expires_at = min(expires_at, answer.hold_expires_at)
-        put = {
-            "TableName": self._tables.idempotency,
-            "Item": record_to_item(key, answer, expires_at),
-            "ConditionExpression": _NEW_KEY_IF,
-            "ExpressionAttributeValues": {":now": {"N": str(now // 1000)}},
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-        }
-        return [Action(Role.KEY, {"Put": put})]
-
-    def _order_action(self, after: Reservation) -> list[Action]:
-        if after.status is not Status.CONFIRMED or after.foreign:
-            return []
-        put = {
-            "TableName": self._tables.orders,
-            "Item": order_to_item(after),
-            "ConditionExpression": "attribute_not_exists(orderId)",
-        }
-        return [Action(Role.ORDER, {"Put": put})]
-
-    def _outbox_action(self, after: Reservation, traceparent: str, released: Sequence[str] = ()) -> list[Action]:
-        if after.foreign:
-            return []
-        put = {"TableName": self._tables.outbox, "Item": outbox_to_item(after, traceparent, released)}
-        return [Action(Role.OUTBOX, {"Put": put})]
-
-
-def _key_key(key: Key) -> dict[str, Any]:
-    return {"idempotencyKey": {"S": key.id}}
-
-
-def _record_of(failed: list[Failed]) -> Record:
+def _record_of(failed: list[Failed]) -> Record | Running:
     item = failed[0].item
     if item is None:
         raise AssertionError("a key record's condition can only fail on a record")
     return record_from_item(item)
 
 
-def _replay(record: Record, key: Key, mine: Reservation) -> Recorded:
+def _replay(record: Record | Running, key: Key, mine: Reservation) -> Recorded:
     """The record's answer. If this very command wrote it, an earlier try was applied and its reply was lost: that is no
     replay. Raises IdempotencyConflict."""
     return Recorded(record.replay(key), replayed=record.op_id != mine.op_id)
@@ -400,7 +298,3 @@ def _holder(item: Item | None) -> str:
 
 def _op_id(item: Item | None) -> str:
     return item["opId"]["S"] if item else ""
-
-
-def _time_is_up(verdict: Cancellation) -> type[ReservationError]:
-    return IdempotencyInProgress if verdict.conflicted(Role.KEY) else ServiceUnavailable

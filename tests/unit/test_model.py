@@ -17,7 +17,7 @@ from reservation.domain.errors import (
     ReservationExpired,
     ReservationNotFound,
 )
-from reservation.domain.model import Money, Reservation, SeatStatus, Status, hold_id_of, order_id_of, total_of
+from reservation.domain.model import Money, Reservation, Saga, SeatStatus, Status, hold_id_of, order_id_of, total_of
 from tests.unit.examples import HOLD, in_state, patient, reservations, seats, times
 
 SKEW = 1_000
@@ -129,6 +129,26 @@ class TestProlonging:
     def test_what_has_ended_is_not_prolonged(self) -> None:
         with pytest.raises(ReservationExpired):
             model.prolong(HOLD, hold_expires_at=DEADLINE + 1, now=DEADLINE, op_id="op")
+
+
+class TestSellingRemotely:
+    """A hold whose sale another service has been asked for: nothing takes it back, whatever the time."""
+
+    INTENT = replace(HOLD, payment_intent_id="pay_1", saga=Saga(DEADLINE))
+
+    @pytest.mark.parametrize("now", TIMES.values())
+    def test_it_neither_runs_out_nor_looks_as_if(self, now: int) -> None:
+        assert model.expire(self.INTENT, now=now, op_id="op") is None
+        assert model.as_seen(self.INTENT, now=now, max_clock_skew=SKEW) == self.INTENT
+        for command in ("confirm, same payment", "confirm, other payment", "cancel"):
+            assert COMMANDS[command](self.INTENT, now) is not None  # the store waits for the sale before it writes
+
+    def test_it_is_sold_or_given_up_at_any_time(self) -> None:
+        late: dict[str, Any] = {"updated_at": DEADLINE + 1, "version": 2, "op_id": "op", "saga": None}
+        sold = replace(self.INTENT, status=Status.CONFIRMED, order_id="ord_0194", **late)
+        assert model.sell(self.INTENT, now=DEADLINE + 1, op_id="op") == sold
+        unsold = replace(self.INTENT, status=Status.EXPIRED, payment_intent_id="", **late)
+        assert model.give_up_sale(self.INTENT, now=DEADLINE + 1, op_id="op") == unsold
 
 
 def test_a_hold_for_another_service_is_no_users_and_has_that_services_order() -> None:
