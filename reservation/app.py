@@ -81,7 +81,7 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         await _require_bus(clients.events, settings.eventbridge_bus_name)
         clock = Clock(lambda: clients.requests.server_date, offset=clock_offset)
         background = _background(settings, clients, clock)
-        remote = _remote_inventory(settings, closing)
+        remote = remote_inventory(settings, closing)
         use_cases = _use_cases(settings, clients.requests, clock, background, remote)
         # Over connections of their own: at the peak of a sale holds must end on time.
         settling = _use_cases(settings, clients.loops, clock, background, remote)
@@ -213,8 +213,8 @@ class _UseCases:
         await self.reservations.drain()
 
 
-def _remote_inventory(settings: Settings, closing: AsyncExitStack) -> RemoteInventory | None:
-    """None: this service keeps the seats itself."""
+def remote_inventory(settings: Settings, closing: AsyncExitStack) -> RemoteInventory | None:
+    """Closed with `closing`. None: this service keeps the seats itself."""
     address = settings.grpc_client_inventory_service_address
     if address is None:
         return None

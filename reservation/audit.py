@@ -5,6 +5,7 @@ again, strongly consistent, and it is reported if it is still so every time.
 """
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from reservation.dynamodb.items import Item, SeatState, reservation_from_item, s
 from reservation.dynamodb.tables import Tables
 
 _RECHECKS, _RECHECK_SECONDS = 3, 1.0
+_QUESTIONS_AT_ONCE, _ANSWER_SECONDS = 16, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +35,18 @@ class Finding:
 
 @dataclass(slots=True)
 class Snapshot:
-    """What was read: seats by key, reservations and orders by id, events still in the outbox by (shard, seq)."""
+    """What was read: seats by key, reservations and orders by id, events still in the outbox by (shard, seq).
+
+    `seats_elsewhere`: they are in a remote inventory, so what our own table says of them means nothing."""
+
+    seats_elsewhere: bool = False
 
     seats: dict[str, SeatState] = field(default_factory=dict)
     reservations: dict[str, Reservation] = field(default_factory=dict)
     orders: dict[str, str] = field(default_factory=dict)
     outbox: dict[tuple[str, str], str] = field(default_factory=dict)
+    for_sale: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Seats that a reservation holds or has bought, and that the remote inventory would sell to others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,7 @@ class Graces:
 
     expiry: int = 5_000
     outbox: int = 30_000
+    saga: int = 30_000
 
 
 def findings(snapshot: Snapshot, *, now: int, graces: Graces) -> Iterator[Finding]:
@@ -80,17 +89,28 @@ def _seat_findings(pk: str, seat: SeatState, snapshot: Snapshot) -> Iterator[Fin
 def _reservation_findings(reservation: Reservation, snapshot: Snapshot, now: int, graces: Graces) -> Iterator[Finding]:
     pks = _seat_pks(reservation)
     about = {"seats": pks, "reservations": (reservation.id,)}
-    past = reservation.status is Status.HOLD and now >= reservation.hold_expires_at
+    if reservation.saga is not None and now - reservation.saga.until > graces.saga:
+        text = f"is {reservation.status}, and what is under way with it does not come to its end"
+        yield Finding("saga-stuck", reservation.id, text, **about)
+    if for_sale := snapshot.for_sale.get(reservation.id):
+        text = f"is {reservation.status}, and the remote inventory would sell {', '.join(for_sale)} to others"
+        yield Finding("inventory-differs", reservation.id, text, **about)
+    past = _is_over(reservation, now)
     if past and now - reservation.hold_expires_at > graces.expiry:
         late = (now - reservation.hold_expires_at) / 1000
         yield Finding("hold-stuck", reservation.id, f"ended {late:.0f} s ago and is still a HOLD", **about)
     lost = [pk for pk in pks if not _has(snapshot.seats.get(pk), reservation)]
-    if reservation.seat_status is not None and lost and not past:
+    if reservation.seat_status is not None and lost and not past and not snapshot.seats_elsewhere:
         text = f"is {reservation.status} without {', '.join(lost)}"
         yield Finding("reservation-without-seats", reservation.id, text, **about)
     ordered = reservation.foreign or order_id_of(reservation.id) in snapshot.orders
     if reservation.status is Status.CONFIRMED and not ordered:
         yield Finding("sale-without-order", reservation.id, "is CONFIRMED and has no order", **about)
+
+
+def _is_over(reservation: Reservation, now: int) -> bool:
+    """A hold past its time. One that is being sold has no end."""
+    return reservation.status is Status.HOLD and reservation.saga is None and now >= reservation.hold_expires_at
 
 
 def _has(seat: SeatState | None, reservation: Reservation) -> bool:
@@ -115,8 +135,13 @@ def missing_events(snapshot: Snapshot, received: Mapping[str, set[int]]) -> Iter
             yield Finding("event-lost", reservation.id, text, reservations=(reservation.id,))
 
 
+ForSale = Callable[[Reservation, float], Awaitable[tuple[str, ...]]]
+"""Which of a reservation's seats the remote inventory would sell to somebody else; asked up to a time.monotonic()."""
+
+
 class Audit:
-    """`now` gives milliseconds since the epoch."""
+    """`now` gives milliseconds since the epoch. `seats_elsewhere` as in Snapshot. With `for_sale` the remote inventory
+    is asked about every seat that is held or sold; its errors are raised."""
 
     def __init__(
         self,
@@ -125,12 +150,16 @@ class Audit:
         *,
         now: Callable[[], int],
         graces: Graces = Graces(),
+        seats_elsewhere: bool = False,
+        for_sale: ForSale | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._client = client
         self._tables = tables
         self._now = now
         self._graces = graces
+        self._seats_elsewhere = seats_elsewhere
+        self._for_sale = for_sale
         self._sleep = sleep
 
     async def run(self, received: Mapping[str, set[int]] | None = None) -> tuple[Snapshot, list[Finding]]:
@@ -150,7 +179,7 @@ class Audit:
             yield from missing_events(snapshot, received)
 
     async def _read_everything(self) -> Snapshot:
-        tables, snapshot = self._tables, Snapshot()
+        tables, snapshot = self._tables, Snapshot(self._seats_elsewhere)
         for item in await self._scan(tables.outbox):
             _add_event(snapshot, item)
         for item in await self._scan(tables.inventory):
@@ -159,12 +188,29 @@ class Audit:
             _add_reservation(snapshot, item)
         for item in await self._scan(tables.orders):
             _add_order(snapshot, item)
+        await self._ask_what_is_for_sale(snapshot)
         return snapshot
+
+    async def _ask_what_is_for_sale(self, snapshot: Snapshot) -> None:
+        """About those that were read before: what is for sale now may have been given back since."""
+        for_sale = self._for_sale
+        if for_sale is None:
+            return
+        slots, now = asyncio.Semaphore(_QUESTIONS_AT_ONCE), self._now()
+
+        async def ask(reservation: Reservation) -> None:
+            async with slots:
+                snapshot.for_sale[reservation.id] = await for_sale(reservation, time.monotonic() + _ANSWER_SECONDS)
+
+        async with asyncio.TaskGroup() as questions:
+            for reservation in snapshot.reservations.values():
+                if reservation.seat_status is not None and not _is_over(reservation, now):
+                    questions.create_task(ask(reservation))
 
     async def _read_again(self, suspects: Iterable[Finding]) -> Snapshot:
         """Seats before their holders: who holds a seat was written together with it."""
         suspects = list(suspects)
-        snapshot = Snapshot()
+        snapshot = Snapshot(self._seats_elsewhere)
         for pk in {pk for suspect in suspects for pk in suspect.seats}:
             await self._read_seat(snapshot, pk)
         holders = {seat.holder for seat in snapshot.seats.values() if seat.holder}
@@ -175,6 +221,7 @@ class Audit:
                 await self._read_event(snapshot, *suspect.subject.split("/", 1))
             elif suspect.kind == "order-without-sale":
                 await self._read_orders(snapshot, suspect.subject)
+        await self._ask_what_is_for_sale(snapshot)
         return snapshot
 
     async def _read_seat(self, snapshot: Snapshot, pk: str) -> None:

@@ -133,10 +133,23 @@ class Operators:
 
     # The audit
 
-    async def audit(self, queue_url: str | None) -> bool:
-        """False if any promise is broken."""
+    async def audit(self, queue_url: str | None, *, inventory: bool = False) -> bool:
+        """False if any promise is broken. `inventory`: by the remote inventory too, which is asked about every seat."""
         received = await self._received(queue_url) if queue_url else None
-        snapshot, broken = await Audit(self._client, self._tables, now=_now).run(received)
+        async with AsyncExitStack() as closing:
+            remote = app.remote_inventory(self._settings, closing)
+            if inventory and remote is None:
+                self._out.print("no remote inventory is set (GRPC_CLIENT_INVENTORY_SERVICE_ADDRESS)")
+                return False
+
+            audit = Audit(
+                self._client,
+                self._tables,
+                now=_now,
+                seats_elsewhere=remote is not None,
+                for_sale=remote.for_sale if remote is not None and inventory else None,
+            )
+            snapshot, broken = await audit.run(received)
         for finding in broken:
             self._out.print(f"{finding.kind}: {finding.subject} {finding.text}", markup=False, soft_wrap=True)
         read = (

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from reservation.domain import model
 from reservation.domain.errors import (
     IdempotencyConflict,
     InvalidRequest,
@@ -104,8 +105,6 @@ async def test_an_extended_hold_lasts_longer_on_both_sides(sale: Sale) -> None:
 
 
 async def _extend(seller: Seller, reservation_id: str) -> Any:
-    from reservation.domain import model
-
     held = await seller.get(reservation_id)
     later = model.prolong(held, hold_expires_at=held.hold_expires_at + 10_000, now=held.created_at, op_id="op_extend")
     assert later is not None

@@ -11,6 +11,7 @@ import grpc
 
 from reservation.api.inventory import InventoryHandlers, inventory_service
 from reservation.api.server import Health, build
+from reservation.background.recovery import Recovery
 from reservation.domain.commands import Cancel, Confirm, Create
 from reservation.domain.model import Reservation, Seat
 from reservation.dynamodb.sagas import DynamoSagas
@@ -120,7 +121,12 @@ class Sale:
         return tuple(next(self.seats) for _ in range(count))
 
     def seller(
-        self, *, channel: grpc.aio.Channel | None = None, life: Life | None = None, timeout: float = 5.0
+        self,
+        *,
+        channel: grpc.aio.Channel | None = None,
+        life: Life | None = None,
+        timeout: float = 5.0,
+        hold: int = HOLD_MS,
     ) -> Seller:
         """Another process. Its time-out is long, because the machine may be busy."""
         life, clock = life or Life(), self.own.clock
@@ -132,16 +138,27 @@ class Sale:
             now=clock.now,
             new_op_id=new_op_id,
         )
-        policy = Policy(hold=HOLD_MS, max_clock_skew=SKEW_MS)
+        policy = Policy(hold=hold, max_clock_skew=SKEW_MS)
         service = Reservations(sales, inventory, policy, clock, shard_by_hash)
         return Seller(service, sales, inventory, life)
 
-    async def recover(self) -> None:
-        """What recovery does when every lease has run out, and again until nothing is left."""
-        seller = self.seller()
+    def recovery(
+        self, seller: Seller, *, may_work_on: Callable[[str], bool] = lambda shard: True, trusted: bool = True
+    ) -> Recovery:
+        return Recovery(
+            seller.sales,
+            held_shards=lambda: [f"{shard:04d}" for shard in range(SHARDS)],
+            may_work_on=may_work_on,
+            now=self.own.clock.now,
+            clock_trusted=lambda: trusted,
+        )
+
+    async def recover(self, **settings: Any) -> None:
+        """One pass of recovery over every shard, when every lease has run out."""
         self.own.clock.advance(2_000)
-        for stuck in await seller.unfinished():
-            await seller.sales.finish(stuck, soon())
+        recovery = self.recovery(self.seller(), **settings)
+        for shard in range(SHARDS):
+            await recovery.recover(f"{shard:04d}")
 
     async def seat(self, seat_id: str) -> str:
         """Its status at the service that keeps it."""
