@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from reservation.domain import model
 from reservation.domain.errors import (
     IdempotencyConflict,
     InvalidRequest,
@@ -97,18 +96,11 @@ async def test_an_extended_hold_lasts_longer_on_both_sides(sale: Sale) -> None:
     (seat_id,) = sale.fresh()
     seller = sale.seller()
     held = (await seller.create(seat_id)).reservation
-    extended = await _extend(seller, held.id)
+    extended = await seller.extend(held.id, 10_000)
     assert extended.hold_expires_at == held.hold_expires_at + 10_000
     sale.own.clock.advance(HOLD_MS)
     assert (await seller.confirm(held.id)).reservation.status is Status.CONFIRMED
     assert await sale.wrong() == []
-
-
-async def _extend(seller: Seller, reservation_id: str) -> Any:
-    held = await seller.get(reservation_id)
-    later = model.prolong(held, hold_expires_at=held.hold_expires_at + 10_000, now=held.created_at, op_id="op_extend")
-    assert later is not None
-    return (await seller.sales.advance(held, later, None, "", soon())).reservation
 
 
 async def test_of_many_equal_creates_one_takes_effect(sale: Sale) -> None:
@@ -188,7 +180,7 @@ async def _run(sale: Sale, seller: Seller, command: str, key: str) -> None:
         case "cancel":
             await seller.cancel(held.id, key=key)
         case "extend":
-            await _extend(seller, held.id)
+            await seller.extend(held.id, 10_000)
         case "expire":
             sale.own.clock.advance(HOLD_MS)
             await seller.service.expire(held, soon())

@@ -177,6 +177,15 @@ class TestIntents:
         sold = await sale.seller().confirm(reservation_id, key="key_intent" + trouble.__name__)
         assert (sold.reservation.status, sold.replayed) == (Status.CONFIRMED, True)
 
+    async def test_its_event_tells_the_trace_of_whoever_began_it(self, sale: Sale, proxy: InventoryProxy) -> None:
+        held = (await sale.seller().create(*sale.fresh(), traceparent="trace-create")).reservation
+        proxy.always(COMMIT, lose_request)
+        with pytest.raises(UpstreamTimeout):
+            await sale.seller(channel=proxy.channel).confirm(held.id, traceparent="trace-confirm", patience=0.2)
+        await sale.recover()
+        told = [detail["traceparent"] for detail in (await sale.own.rows()).details(held.id)]
+        assert told == ["trace-create", "trace-confirm"]
+
     async def test_the_same_payment_after_the_lease_brings_it_to_its_end(
         self, sale: Sale, proxy: InventoryProxy
     ) -> None:
@@ -376,6 +385,31 @@ async def test_a_sale_that_makes_no_sense_is_not_believed(sale: Sale, proxy: Inv
         await sale.seller(channel=proxy.channel).confirm(held.id, patience=0.4)
     assert (await sale.seller().get(held.id)).status is Status.HOLD
     assert await sale.seat(held.seat_ids[0]) == "HELD"
+
+
+@pytest.mark.parametrize("trouble", ["lost", "refused", "ends before"])
+async def test_an_extension_that_fails_moves_no_deadline(sale: Sale, proxy: InventoryProxy, trouble: str) -> None:
+    held = (await sale.seller().create(*sale.fresh())).reservation
+    match trouble:
+        case "lost":
+            proxy.script(RESERVE, lose_request)
+        case "refused":
+            await sale.keeper.release(held.id)
+        case _:
+            proxy.script(RESERVE, answer(_held(held.seat_ids[0], sale)))
+    with pytest.raises(ReservationExpired if trouble == "refused" else InventoryServiceError):
+        await sale.seller(channel=proxy.channel).extend(held.id, 10_000)
+    assert (await sale.seller().get(held.id)).hold_expires_at == held.hold_expires_at
+    await sale.seller().cancel(held.id)
+
+
+async def test_a_token_is_forgotten_with_the_hold_that_it_made(sale: Sale, proxy: InventoryProxy) -> None:
+    (seat_id,) = sale.fresh()
+    held = await sale.seller(channel=proxy.channel).create(seat_id, token="rtkn_1")
+    assert (await sale.seller().create(seat_id, token="rtkn_1")).replayed
+    sale.own.clock.advance(HOLD_MS + 1_000)  # records end with a whole second
+    again = await sale.seller().create(seat_id, token="rtkn_1")
+    assert again.reservation.id != held.reservation.id
 
 
 # Lies

@@ -12,6 +12,7 @@ import grpc
 from reservation.api.inventory import InventoryHandlers, inventory_service
 from reservation.api.server import Health, build
 from reservation.background.recovery import Recovery
+from reservation.domain import model
 from reservation.domain.commands import Cancel, Confirm, Create
 from reservation.domain.model import Reservation, Seat
 from reservation.dynamodb.sagas import DynamoSagas
@@ -87,13 +88,24 @@ class Seller:
     inventory: RemoteInventory
     life: Life
 
-    async def create(self, *seat_ids: str, key: str = "", user: str = "ann", patience: float = 10.0) -> Recorded:
-        return await self.service.create(Create(EVENT.id, seat_ids, user, "", key), soon(patience))
+    async def create(
+        self, *seat_ids: str, key: str = "", token: str = "", user: str = "ann", traceparent: str = ""
+    ) -> Recorded:
+        create = Create(EVENT.id, seat_ids, user, token, key, traceparent=traceparent)
+        return await self.service.create(create, soon())
+
+    async def extend(self, reservation_id: str, milliseconds: int, op_id: str = "op_extend") -> Reservation:
+        held = await self.get(reservation_id)
+        ends_at = held.hold_expires_at + milliseconds
+        later = model.prolong(held, hold_expires_at=ends_at, now=held.updated_at, op_id=op_id)
+        if later is None:
+            raise AssertionError("it asks for nothing")
+        return (await self.sales.advance(held, later, None, "", soon())).reservation
 
     async def confirm(
-        self, reservation_id: str, payment: str = "pay_1", key: str = "", patience: float = 10.0
+        self, reservation_id: str, payment: str = "pay_1", key: str = "", traceparent: str = "", patience: float = 10.0
     ) -> Recorded:
-        return await self.service.confirm(Confirm(reservation_id, payment, None, key), soon(patience))
+        return await self.service.confirm(Confirm(reservation_id, payment, None, key, traceparent), soon(patience))
 
     async def cancel(self, reservation_id: str, key: str = "") -> Recorded:
         return await self.service.cancel(Cancel(reservation_id, "", None, key), soon())
