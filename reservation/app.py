@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from random import Random
@@ -22,16 +22,22 @@ from reservation.aws.session import AwsConfig, Service, connect
 from reservation.background.expiry import Expiry
 from reservation.background.leader import Leader
 from reservation.background.readiness import Readiness
+from reservation.background.recovery import Recovery
 from reservation.background.relay import Relay
 from reservation.clock import Clock
 from reservation.dynamodb.halls import Halls
 from reservation.dynamodb.leases import LeaseTable
 from reservation.dynamodb.outbox import Outbox
 from reservation.dynamodb.reservations import DynamoReservations
+from reservation.dynamodb.sagas import DynamoSagas
 from reservation.dynamodb.seats import EmbeddedInventory
 from reservation.dynamodb.tables import Tables
 from reservation.eventbridge import EventBridge
-from reservation.service import Policy, Reservations
+from reservation.holds import Holds
+from reservation.inventory.breaker import Breaker
+from reservation.inventory.remote import CHANNEL_OPTIONS, RemoteInventory
+from reservation.inventory.saga import RemoteSales
+from reservation.service import Policy, Reservations, new_op_id
 from reservation.settings import Settings
 from reservation.watches import Watches
 
@@ -77,28 +83,34 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
     async with AsyncExitStack() as closing:
         clients = await _connect(settings, closing)
         await _require_bus(clients.events, settings.eventbridge_bus_name)
-        parts = _Parts(settings, clients, Clock(lambda: clients.requests.server_date, offset=clock_offset))
-        reservations = parts.reservations(clients.requests)
-        watches = Watches(reservations, parts.audience, parts.clock, max_clock_skew=parts.policy.max_clock_skew)
-        expiry = parts.expiry()
+        clock = Clock(lambda: clients.requests.server_date, offset=clock_offset)
+        parts = _Parts(settings, clients, clock, remote_inventory(settings, closing))
+        use_cases = parts.use_cases(clients.requests)
+        watches = Watches(use_cases.reservations, parts.audience, clock, max_clock_skew=parts.policy.max_clock_skew)
         health = Health()
         await health.start()
-        server = build(parts.services(reservations, watches), health)
+        server = build(parts.services(use_cases, watches), health)
         port = _bind(server, settings)
         readiness = Readiness(clients.requests, parts.tables, parts.clock, health.ready)
         await parts.background.enroll()
         await server.start()
         log.warning("authentication.off", consequence="every caller is believed; keep the ports private")
-        log.info("serving", grpc_port=port, worker_id=parts.background.worker_id)
+        log.info(
+            "serving",
+            grpc_port=port,
+            worker_id=parts.background.worker_id,
+            inventory=settings.grpc_client_inventory_service_address or "embedded",
+        )
         loops = [
             asyncio.create_task(loop, name=name)
-            for name, loop in (
-                ("readiness", readiness.run()),
-                ("leader", parts.background.leader.run()),
-                ("expiry", expiry.run()),
-                ("hints", parts.halls.run()),
-                ("watches", watches.run()),
-            )
+            for name, loop in {
+                "readiness": readiness.run(),
+                "leader": parts.background.leader.run(),
+                "hints": parts.halls.run(),
+                "watches": watches.run(),
+                # Over connections of their own: at the peak of a sale holds must end on time.
+                **parts.work_of(parts.use_cases(clients.loops)),
+            }.items()
         ]
         try:
             yield Running(port)
@@ -106,7 +118,7 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
             await health.leave()
             parts.audience.close()  # or the server would wait for watches, which have no end of their own
             await server.stop(DRAIN_SECONDS)
-            await reservations.drain()
+            await use_cases.drain()
             await parts.background.stop(loops)
             await parts.halls.flush()
             log.info("stopped")
@@ -202,55 +214,112 @@ def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Backgro
     return _Background(worker_id, leader, relay)
 
 
+@dataclass(frozen=True, slots=True)
+class _UseCases:
+    """`inventory` and `holds`: none if the seats are another service's. `sagas`: only then."""
+
+    reservations: Reservations
+    inventory: EmbeddedInventory | None = None
+    holds: Holds | None = None
+    sagas: RemoteSales | None = None
+
+    async def drain(self) -> None:
+        if self.holds is not None:
+            await self.holds.drain()
+        await self.reservations.drain()
+
+
+def remote_inventory(settings: Settings, closing: AsyncExitStack) -> RemoteInventory | None:
+    """Closed with `closing`. None: this service keeps the seats itself."""
+    address = settings.grpc_client_inventory_service_address
+    if address is None:
+        return None
+    channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    closing.push_async_callback(channel.close)
+    breaker = Breaker(settings.grpc_client_inventory_service_failure_rate_threshold, monotonic=time.monotonic)
+    return RemoteInventory(channel, breaker, timeout=settings.grpc_client_inventory_service_timeout)
+
+
 class _Parts:
     """What requests and the loops beside them have in common, and what is made of it."""
 
-    def __init__(self, settings: Settings, clients: _Clients, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clients: _Clients, clock: Clock, remote: RemoteInventory | None) -> None:
         self.settings = settings
         self.tables = tables_of(settings)
-        self.clients = clients
         self.clock = clock
         self.policy = _policy(settings)
         self.background = _background(settings, clients, clock)
         self.halls = Halls(clients.loops, self.tables.inventory, now=clock.now)
         self.audience = Audience()
+        self._remote = remote
 
-    def inventory(self, client: AwsClient) -> EmbeddedInventory:
+    def use_cases(self, client: AwsClient) -> _UseCases:
+        return self._embedded(client) if self._remote is None else self._from_elsewhere(client, self._remote)
+
+    def _embedded(self, client: AwsClient) -> _UseCases:
         leader = self.background.leader
-        return EmbeddedInventory(
+        inventory = EmbeddedInventory(
             client, self.tables.inventory, halls=self.halls, stripe=lambda: leader.position, now=self.clock.now
         )
-
-    def reservations(self, client: AwsClient) -> Reservations:
-        inventory = self.inventory(client)
         store = DynamoReservations(
             client,
             self.tables,
             inventory,
             now=self.clock.now,
-            key_window=self.settings.idempotency_ttl_seconds * 1000,
+            key_window=self._key_window,
             event_written=self.background.relay.nudge,
             changed=self.audience.notice,
         )
-        return Reservations(store, inventory, self.policy, self.clock, self.background.leader.shard_for)
+        reservations = Reservations(store, inventory, self.policy, self.clock, leader.shard_for)
+        return _UseCases(reservations, inventory, Holds(reservations, store, self.policy, self.clock))
 
-    def expiry(self) -> Expiry:
-        """Over connections of its own: at the peak of a sale holds must end on time."""
+    def _from_elsewhere(self, client: AwsClient, remote: RemoteInventory) -> _UseCases:
+        records = DynamoSagas(
+            client,
+            self.tables,
+            now=self.clock.now,
+            key_window=self._key_window,
+            event_written=self.background.relay.nudge,
+        )
+        sagas = RemoteSales(records, remote, now=self.clock.now, new_op_id=new_op_id, changed=self.audience.notice)
+        shard_for = self.background.leader.shard_for
+        return _UseCases(Reservations(sagas, remote, self.policy, self.clock, shard_for), sagas=sagas)
+
+    @property
+    def _key_window(self) -> int:
+        return self.settings.idempotency_ttl_seconds * 1000
+
+    def services(self, use_cases: _UseCases, watches: Watches) -> list[grpc.GenericRpcHandler]:
+        max_seats = self.policy.max_seats
+        handlers = None
+        if use_cases.inventory is not None and use_cases.holds is not None:
+            availability = Availability(use_cases.inventory, self.clock)
+            handlers = InventoryHandlers(availability, use_cases.holds, max_seats=max_seats)
+        return [
+            reservation_service(ReservationHandlers(use_cases.reservations, watches, max_seats=max_seats)),
+            inventory_service(handlers),
+        ]
+
+    def work_of(self, use_cases: _UseCases) -> dict[str, Coroutine[None, None, None]]:
+        """The loops that settle what is over, on the shards that this process holds."""
         leader = self.background.leader
-        return Expiry(
-            self.reservations(self.clients.loops),
+        expiry = Expiry(
+            use_cases.reservations,
             held_shards=lambda: leader.held,
             may_work_on=leader.may_work_on,
             now=self.clock.now,
             clock_trusted=self.clock.trusted,
         )
-
-    def services(self, reservations: Reservations, watches: Watches) -> list[grpc.GenericRpcHandler]:
-        availability = Availability(self.inventory(self.clients.requests), self.clock)
-        return [
-            reservation_service(ReservationHandlers(reservations, watches, max_seats=self.policy.max_seats)),
-            inventory_service(InventoryHandlers(availability, max_seats=self.policy.max_seats)),
-        ]
+        if use_cases.sagas is None:
+            return {"expiry": expiry.run()}
+        recovery = Recovery(
+            use_cases.sagas,
+            held_shards=lambda: leader.held,
+            may_work_on=leader.may_work_on,
+            now=self.clock.now,
+            clock_trusted=self.clock.trusted,
+        )
+        return {"expiry": expiry.run(), "recovery": recovery.run()}
 
 
 def _policy(settings: Settings) -> Policy:

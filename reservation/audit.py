@@ -38,6 +38,7 @@ from reservation.dynamodb.items import (
 from reservation.dynamodb.tables import Tables
 
 _RECHECKS, _RECHECK_SECONDS = 3, 1.0
+_QUESTIONS_AT_ONCE, _ANSWER_SECONDS = 16, 5.0
 
 _SILENCE_SECONDS = 5.0
 """A queue that has not brought an event that was missing for so long does not have it."""
@@ -64,7 +65,12 @@ class Finding:
 class Snapshot:
     """What was read: seats and slots by key, reservations by id, orders as (their id, their reservation's), events that
     wait in the outbox and those that are dead letters, each by its row's key; the spots of seats by their keys, and
-    hints by (event, spot); and what could not be read, by its key."""
+    hints by (event, spot); and what could not be read, by its key.
+
+    `seats_elsewhere`: they are in a remote inventory, so what our own table says of them means nothing. `for_sale`:
+    seats that a reservation holds or has bought, and that the remote inventory would sell to others."""
+
+    seats_elsewhere: bool = False
 
     seats: dict[str, SeatState] = field(default_factory=dict)
     slots: dict[str, SlotState] = field(default_factory=dict)
@@ -75,6 +81,7 @@ class Snapshot:
     outbox: set[UnreadableRow] = field(default_factory=set)
     dead: set[UnreadableRow] = field(default_factory=set)
     unreadable: dict[str, Finding] = field(default_factory=dict)
+    for_sale: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,7 @@ class Graces:
     expiry: int = 5_000
     outbox: int = 30_000
     hint: int = 300_000
+    saga: int = 30_000
 
 
 def findings(snapshot: Snapshot, *, now: int, graces: Graces) -> Iterator[Finding]:
@@ -140,18 +148,25 @@ def _slot_findings(pk: str, slot: SlotState, snapshot: Snapshot) -> Iterator[Fin
 def _reservation_findings(reservation: Reservation, snapshot: Snapshot, now: int, graces: Graces) -> Iterator[Finding]:
     pks = _seat_pks(reservation)
     about = {"seats": pks, "reservations": (reservation.id,)}
-    past = reservation.status is Status.HOLD and now >= reservation.hold_expires_at
+    if reservation.saga is not None and now - reservation.saga.until > graces.saga:
+        text = f"is {reservation.status}, and what is under way with it does not come to its end"
+        yield Finding("saga-stuck", reservation.id, text, **about)
+    if for_sale := snapshot.for_sale.get(reservation.id):
+        text = f"is {reservation.status}, and the remote inventory would sell {', '.join(for_sale)} to others"
+        yield Finding("inventory-differs", reservation.id, text, **about)
+    past = _is_over(reservation, now)
     if past and now - reservation.hold_expires_at > graces.expiry:
         late = (now - reservation.hold_expires_at) / 1000
         yield Finding("hold-stuck", reservation.id, f"ended {late:.0f} s ago and is still a HOLD", **about)
     lost = [pk for pk in pks if not _has(snapshot.seats.get(pk), reservation)]
-    if reservation.seat_status is not None and lost and not past:
+    if reservation.seat_status is not None and lost and not past and not snapshot.seats_elsewhere:
         text = f"is {reservation.status} without {', '.join(lost)}"
         yield Finding("reservation-without-seats", reservation.id, text, **about)
     if reservation.status is Status.HOLD and not past and _lacks_slot(reservation, snapshot):
         slots = {"seats": (str(_slot_pk(reservation)),), "reservations": (reservation.id,)}
         yield Finding("hold-without-slot", reservation.id, f"is a HOLD without slot {reservation.slot}", **slots)
-    if reservation.status is Status.CONFIRMED and (order_id_of(reservation.id), reservation.id) not in snapshot.orders:
+    ordered = reservation.foreign or (order_id_of(reservation.id), reservation.id) in snapshot.orders
+    if reservation.status is Status.CONFIRMED and not ordered:
         yield Finding("sale-without-order", reservation.id, "is CONFIRMED and has no order", **about)
 
 
@@ -165,6 +180,11 @@ def _order_findings(order_id: str, reservation_id: str, snapshot: Snapshot) -> I
     elif order_id != order_id_of(reservation_id):
         text = f"is another order for {reservation_id}"
         yield Finding("order-without-sale", order_id, text, reservations=(reservation_id,), orders=(order_id,))
+
+
+def _is_over(reservation: Reservation, now: int) -> bool:
+    """A hold past its time. One that is being sold has no end."""
+    return reservation.status is Status.HOLD and reservation.saga is None and now >= reservation.hold_expires_at
 
 
 def _has(seat: SeatState | None, reservation: Reservation) -> bool:
@@ -190,7 +210,7 @@ def untold(snapshot: Snapshot) -> Iterator[Told]:
     """Events that are neither in the outbox any more nor dead letters: the bus has accepted them."""
     here = {(row.reservation_id, row.version) for row in snapshot.outbox | snapshot.dead}
     for reservation in snapshot.reservations.values():
-        for version in range(1, reservation.version + 1):
+        for version in range(1, 1 if reservation.foreign else reservation.version + 1):
             if (reservation.id, version) not in here:
                 yield reservation.id, version
 
@@ -214,8 +234,14 @@ class Receiver(Protocol):
         ...
 
 
+ForSale = Callable[[Reservation, float], Awaitable[tuple[str, ...]]]
+"""Which of a reservation's seats the remote inventory would sell to somebody else; asked up to a time.monotonic()."""
+
+
 class Audit:
-    """`now` gives milliseconds since the epoch. With a `receiver` events are looked for that never came."""
+    """`now` gives milliseconds since the epoch. With a `receiver` events are looked for that never came.
+    `seats_elsewhere` as in Snapshot. With `for_sale` the remote inventory is asked about every seat that is held or
+    sold; its errors are raised."""
 
     def __init__(
         self,
@@ -225,6 +251,8 @@ class Audit:
         now: Callable[[], int],
         graces: Graces = Graces(),
         receiver: Receiver | None = None,
+        seats_elsewhere: bool = False,
+        for_sale: ForSale | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -234,6 +262,8 @@ class Audit:
         self._graces = graces
         self._receiver = receiver
         self._received: set[Told] = set()
+        self._seats_elsewhere = seats_elsewhere
+        self._for_sale = for_sale
         self._sleep = sleep
         self._monotonic = monotonic
 
@@ -269,7 +299,7 @@ class Audit:
 
     async def _read_everything(self) -> Snapshot:
         """The outbox after the reservations: an event that is not there any more is with the bus."""
-        tables, snapshot = self._tables, Snapshot()
+        tables, snapshot = self._tables, Snapshot(self._seats_elsewhere)
         async for item in self._scan(tables.inventory):
             _add_inventory(snapshot, item)
         async for item in self._scan(tables.reservations):
@@ -277,7 +307,24 @@ class Audit:
         async for item in self._scan(tables.orders):
             _add_order(snapshot, item)
         await self._read_outbox(snapshot)
+        await self._ask_what_is_for_sale(snapshot)
         return snapshot
+
+    async def _ask_what_is_for_sale(self, snapshot: Snapshot) -> None:
+        """About those that were read before: what is for sale now may have been given back since."""
+        for_sale = self._for_sale
+        if for_sale is None:
+            return
+        slots, now = asyncio.Semaphore(_QUESTIONS_AT_ONCE), self._now()
+
+        async def ask(reservation: Reservation) -> None:
+            async with slots:
+                snapshot.for_sale[reservation.id] = await for_sale(reservation, time.monotonic() + _ANSWER_SECONDS)
+
+        async with asyncio.TaskGroup() as questions:
+            for reservation in snapshot.reservations.values():
+                if reservation.seat_status is not None and not _is_over(reservation, now):
+                    questions.create_task(ask(reservation))
 
     async def _read_outbox(self, snapshot: Snapshot) -> None:
         async for item in self._scan(self._tables.outbox):
@@ -286,7 +333,7 @@ class Audit:
     async def _read_again(self, suspects: Iterable[Finding]) -> Snapshot:
         """Seats and slots before their holders: who holds one was written together with it. Events last, as above."""
         suspects = list(suspects)
-        snapshot = Snapshot()
+        snapshot = Snapshot(self._seats_elsewhere)
         for pk in {pk for suspect in suspects for pk in suspect.seats}:
             await self._read_seat_or_slot(snapshot, pk)
         holders = {seat.holder for seat in snapshot.seats.values() if seat.holder}
@@ -297,6 +344,7 @@ class Audit:
             await self._read_orders(snapshot, order_id)
         if any(suspect.events for suspect in suspects):
             await self._read_outbox(snapshot)
+        await self._ask_what_is_for_sale(snapshot)
         return snapshot
 
     async def _read_seat_or_slot(self, snapshot: Snapshot, pk: str) -> None:

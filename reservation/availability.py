@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from reservation.domain.commands import Wish
 from reservation.domain.errors import FieldViolation, InvalidRequest
-from reservation.domain.model import Seat, SeatStatus
+from reservation.domain.model import Seat, SeatStatus, Wish
 from reservation.domain.seating import Count, Hall
-from reservation.ports import Clock, Inventory
+from reservation.ports import Clock, SeatMaps
 
 _EVENTS_COUNTED = 1_000
 
@@ -44,8 +43,8 @@ class Availability:
     """Every method takes `until` in time.monotonic() seconds and raises EventNotFound, InvalidRequest (no such section)
     and ServiceUnavailable."""
 
-    def __init__(self, inventory: Inventory, clock: Clock) -> None:
-        self._inventory = inventory
+    def __init__(self, seat_maps: SeatMaps, clock: Clock) -> None:
+        self._seat_maps = seat_maps
         self._clock = clock
         self._counted: LRUCache[str, tuple[int, list[Count]]] = LRUCache(_EVENTS_COUNTED)
 
@@ -65,7 +64,7 @@ class Availability:
         hall, as_of = await self._hall(event_id, wish.section, until)
         remaining = sum(count.available for count in self._counts(event_id, hall, as_of, wish.section))
         if seat_ids:
-            found = await self._inventory.look(event_id, seat_ids, until)
+            found = await self._seat_maps.look(event_id, seat_ids, until)
             available = tuple(seat for seat, status in found if status is SeatStatus.AVAILABLE)
             taken = tuple(seat.id for seat, status in found if status is not SeatStatus.AVAILABLE)
             return Prospect(available, taken, remaining)
@@ -73,7 +72,7 @@ class Availability:
         return Prospect(tuple(seat for each in chosen if (seat := hall.seat(each))), (), remaining)
 
     async def _hall(self, event_id: str, section: str, until: float) -> tuple[Hall, int]:
-        hall, as_of = await self._inventory.hall(event_id, until)
+        hall, as_of = await self._seat_maps.hall(event_id, until)
         if section and section not in hall.section_names:
             raise InvalidRequest([FieldViolation("section", "is not a section of this event")])
         return hall, as_of

@@ -224,9 +224,10 @@ def shards_retire(name: str) -> None:
 @commands.command("audit")
 def audit(
     queue: Annotated[str | None, typer.Option(help="URL of an SQS queue that gets every event.")] = None,
+    inventory: Annotated[bool, typer.Option("--inventory", help="Ask the remote inventory about every seat.")] = False,
 ) -> None:
     """Read all tables and report every broken promise; exit 1 if there is one. Works on a live system."""
-    _operate(lambda operators: operators.audit(queue))
+    _operate(lambda operators: operators.audit(queue, inventory=inventory))
 
 
 def _operate(command: Callable[[Operators], Awaitable[bool]]) -> None:

@@ -170,10 +170,22 @@ class Operators:
 
     # The audit
 
-    async def audit(self, queue_url: str | None) -> bool:
-        """False if any promise is broken."""
-        async with self._receiver(queue_url) as receiver:
-            audit = Audit(self._client, self._tables, now=self._now, graces=self._graces, receiver=receiver)
+    async def audit(self, queue_url: str | None, *, inventory: bool = False) -> bool:
+        """False if any promise is broken. `inventory`: by the remote inventory too, which is asked about every seat."""
+        async with AsyncExitStack() as closing:
+            remote = app.remote_inventory(self._settings, closing)
+            if inventory and remote is None:
+                self._out.print("no remote inventory is set (GRPC_CLIENT_INVENTORY_SERVICE_ADDRESS)")
+                return False
+            audit = Audit(
+                self._client,
+                self._tables,
+                now=self._now,
+                graces=self._graces,
+                receiver=await closing.enter_async_context(self._receiver(queue_url)),
+                seats_elsewhere=remote is not None,
+                for_sale=remote.for_sale if remote is not None and inventory else None,
+            )
             snapshot, broken = await audit.run()
         for finding in broken:
             self._out.print(f"{finding.kind}: {finding.subject} {finding.text}", markup=False, soft_wrap=True)

@@ -4,11 +4,12 @@ seconds: after it nothing new is begun, while what was sent is still awaited."""
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Protocol
 
-from reservation.domain.commands import Listing, Wish
-from reservation.domain.idempotency import Key, Record
-from reservation.domain.model import Event, Reservation, Seat, SeatStatus
+from reservation.domain.commands import Listing
+from reservation.domain.idempotency import Key, Record, Running
+from reservation.domain.model import Event, Reservation, Seat, SeatStatus, Wish
 from reservation.domain.seating import Hall
 
 
@@ -72,11 +73,16 @@ class Inventory(Protocol):
         ...
 
     def choice(self, event: Event, wish: Wish, until: float) -> AbstractAsyncContextManager[tuple[str, ...]]:
-        """Seats that fulfil the wish and look free, nobody else's choice in this process inside the block.
+        """Seats that fulfil the wish and look free, nobody else's choice in this process inside the block; none if the
+        choice is made elsewhere, by whoever holds the seats.
 
         Entering raises InvalidRequest (no such section), SeatUnavailable (naming none) and ServiceUnavailable.
         """
         ...
+
+
+class SeatMaps(Protocol):
+    """What the seats of an inventory look like."""
 
     async def look(self, event_id: str, seat_ids: Sequence[str], until: float) -> list[tuple[Seat, SeatStatus]]:
         """What these seats are at this moment. Raises like facts()."""
@@ -111,7 +117,7 @@ class ReservationStore(Protocol):
         date, and may leave some out, which a later one will find."""
         ...
 
-    async def recall(self, key: Key, until: float) -> Record | None:
+    async def recall(self, key: Key, until: float) -> Record | Running | None:
         """The live record of a key, strongly consistent."""
         ...
 
@@ -121,7 +127,8 @@ class ReservationStore(Protocol):
         """Takes the draft's seats, all or none, and records the reservation. `max_holds` (1 to 20): how many live holds
         of the event its user may have, this one included; None: any number.
 
-        Raises SeatUnavailable, HoldLimitReached, IdempotencyConflict, IdempotencyInProgress, StaleFacts.
+        Raises SeatUnavailable, HoldLimitReached, IdempotencyConflict, IdempotencyInProgress, StaleFacts, and for a
+        foreign draft Superseded: a hold of its id is there.
         """
         ...
 
@@ -147,5 +154,87 @@ class ReservationStore(Protocol):
         over since, and stay their holders'.
 
         Raises Superseded (it was confirmed, cancelled, extended or settled meanwhile, or its time has not come).
+        """
+        ...
+
+
+class Known(Exception):
+    """The idempotency key has a record already. Nothing was written."""
+
+    def __init__(self, record: Record | Running) -> None:
+        super().__init__(record.key.id)
+        self.record = record
+
+
+class Mark(Enum):
+    """What a step of a saga does to the record of its key."""
+
+    OPEN = auto()
+    """New: the saga runs. Raises Known if there is a record."""
+    ANSWER = auto()
+    """New: the reservation as the step leaves it is the answer. Raises Known if there is a record."""
+    CLOSE = auto()
+    """The same, for the record that the saga has opened; if that is the saga's no more it is left alone."""
+    FORGET = auto()
+    """The record that the saga has opened is deleted; if it is the saga's no more it is left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One write of a saga: `before`, as some writer left it (None: there was nothing), becomes `after`. An event tells
+    of it if it makes a new version, and a sale has its order. `released` as in events.detail."""
+
+    before: Reservation | None
+    after: Reservation
+    key: Key | None = None
+    mark: Mark = Mark.ANSWER
+    traceparent: str = ""
+    released: tuple[str, ...] = ()
+
+
+class SagaRecords(Protocol):
+    """The own side of sales from a remote inventory: reservations, orders, idempotency records and outbox rows, all of
+    a step or nothing; no seats. Errors as in ReservationStore."""
+
+    async def find(self, reservation_id: str, until: float) -> Reservation | None:
+        """See ReservationStore."""
+        ...
+
+    async def recall(self, key: Key, until: float) -> Record | Running | None:
+        """See ReservationStore."""
+        ...
+
+    async def page(self, wanted: Listing, until: float) -> Page:
+        """See ReservationStore."""
+        ...
+
+    async def newer(self, known: Sequence[Reservation], until: float) -> Sequence[Reservation]:
+        """See ReservationStore."""
+        ...
+
+    async def due(self, shard: str, before: int, page: object | None, until: float) -> DuePage:
+        """See ReservationStore."""
+        ...
+
+    async def unfinished(self, shard: str, page: object | None, until: float) -> DuePage:
+        """The reservations of a shard that a saga is under way with, by an index that may be a moment out of date."""
+        ...
+
+    async def write(self, step: Step, until: float) -> None:
+        """Raises Superseded (`before` is what it is no more), Known, IdempotencyInProgress."""
+        ...
+
+
+class Sagas(Protocol):
+    """Sagas whose process may have died."""
+
+    async def unfinished(self, shard: str, page: object | None, until: float) -> DuePage:
+        """See SagaRecords."""
+        ...
+
+    async def finish(self, stuck: Reservation, until: float) -> None:
+        """Brings one that nobody works on any more to its end. Does nothing if somebody does.
+
+        Raises InventoryServiceError, UpstreamTimeout and ServiceUnavailable: it is not at its end yet.
         """
         ...

@@ -3,11 +3,10 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from reservation.domain import model
-from reservation.domain.commands import Cancel, Confirm, Create, Extend, Listing, Wish
+from reservation.domain.commands import Cancel, Confirm, Create, Extend, Listing
 from reservation.domain.errors import (
     EventNotFound,
     FieldViolation,
@@ -20,7 +19,7 @@ from reservation.domain.errors import (
     ServiceUnavailable,
 )
 from reservation.domain.idempotency import Key, scoped_key, token_key
-from reservation.domain.model import Event, Reservation, Seat, Status
+from reservation.domain.model import Event, Reservation, Seat, Status, Wish
 from reservation.flights import Flights
 from reservation.ports import Clock, DuePage, Inventory, Page, Recorded, ReservationStore, StaleFacts, Superseded
 
@@ -44,14 +43,16 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class _Making:
-    """A create under way, and what all its tries have in common. `now`: when it began, in milliseconds."""
+class Making:
+    """A hold that is about to be made, and what all tries to make it have in common. In milliseconds: `now`, when it
+    was asked for; `ends_at`, when it is to end (None: as the event or the policy says)."""
 
     command: Create
     key: Key | None
     reservation_id: str
     op_id: str
     now: int
+    ends_at: int | None = None
 
 
 class Reservations:
@@ -80,12 +81,11 @@ class Reservations:
     async def create(self, command: Create, until: float) -> Recorded:
         """Raises EventNotFound, InvalidRequest (unknown or too many seats), SaleNotOpen, SeatUnavailable,
         HoldLimitReached, IdempotencyConflict, IdempotencyInProgress."""
-        self._require_trusted_clock()
+        self.require_trusted_clock()
         key = _create_key(command)
         # Read before the flight begins: a caller that leaves now leaves nothing behind.
         try:
-            event, _ = await self._inventory.facts(command.event_id, command.seat_ids, until)
-            self._require_on_sale(event, command)
+            await self.require_on_sale(command, until)
         except (EventNotFound, InvalidRequest, SaleNotOpen):
             if (earlier := await self._recall(key, until)) is not None:
                 return earlier  # what the key's record says wins over what is on sale by now
@@ -95,23 +95,29 @@ class Reservations:
 
     async def _create(self, command: Create, key: Key | None, until: float) -> Recorded:
         now = self._clock.now()
-        made = _Making(command, key, _new_reservation_id(now), _new_op_id(), now)
-        if command.wish is not None:
-            return await self._hold_choice(made, command.wish, until)
+        return await self.make(Making(command, key, new_reservation_id(now), new_op_id(), now), until)
+
+    async def make(self, made: Making, until: float) -> Recorded:
+        """Raises like create(), and like ports.ReservationStore.hold."""
+        if made.command.wish is not None:
+            return await self._hold_choice(made, made.command.wish, until)
         while True:
             try:
-                return await self._hold(made, command.seat_ids, until)
+                return await self._hold(made, made.command.seat_ids, until)
             except StaleFacts:
                 continue
 
-    async def _hold_choice(self, made: "_Making", wish: Wish, until: float) -> Recorded:
+    async def _hold_choice(self, made: Making, wish: Wish, until: float) -> Recorded:
         """Whoever finds that somebody was faster chooses again; the inventory has learnt from it."""
         event, _ = await self._inventory.facts(made.command.event_id, (), until)
         try:
             while time.monotonic() < until:
                 async with self._inventory.choice(event, wish, until) as seat_ids:
-                    with suppress(SeatUnavailable, StaleFacts, InvalidRequest):
+                    try:
                         return await self._hold(made, seat_ids, until)
+                    except (SeatUnavailable, StaleFacts, InvalidRequest):
+                        if not seat_ids:
+                            raise
         except SeatUnavailable:
             # Nothing is left; what the key's record says wins even over that.
             if (earlier := await self._recall(made.key, until)) is not None:
@@ -119,7 +125,7 @@ class Reservations:
             raise
         raise ServiceUnavailable
 
-    async def _hold(self, made: "_Making", seat_ids: Sequence[str], until: float) -> Recorded:
+    async def _hold(self, made: Making, seat_ids: Sequence[str], until: float) -> Recorded:
         event, seats = await self._inventory.facts(made.command.event_id, seat_ids, until)
         draft, limit = self._draft(made, event, seats), self._max_holds_per_user(event)
         return await self._store.hold(draft, made.key, made.command.traceparent, until, max_holds=limit)
@@ -127,7 +133,9 @@ class Reservations:
     def _max_holds_per_user(self, event: Event) -> int | None:
         return self._policy.max_holds_per_user if event.max_holds_per_user is None else event.max_holds_per_user
 
-    def _require_on_sale(self, event: Event, command: Create) -> None:
+    async def require_on_sale(self, command: Create, until: float) -> None:
+        """Raises EventNotFound, InvalidRequest (unknown or too many seats), SaleNotOpen."""
+        event, _ = await self._inventory.facts(command.event_id, command.seat_ids, until)
         if not event.on_sale(self._clock.now()):
             raise SaleNotOpen
         limit = min(event.max_seats or self._policy.max_seats, self._policy.max_seats)
@@ -136,7 +144,7 @@ class Reservations:
         if len(command.seat_ids) > limit:
             raise InvalidRequest([FieldViolation("seat_ids", f"names more than {limit} seats")])
 
-    def _draft(self, made: "_Making", event: Event, seats: tuple[Seat, ...]) -> Reservation:
+    def _draft(self, made: Making, event: Event, seats: tuple[Seat, ...]) -> Reservation:
         command, now = made.command, made.now
         hold = event.hold_seconds * 1000 if event.hold_seconds else self._policy.hold
         return Reservation(
@@ -147,11 +155,12 @@ class Reservations:
             seats=seats,
             created_at=now,
             updated_at=now,
-            hold_expires_at=now + hold,
+            hold_expires_at=now + hold if made.ends_at is None else made.ends_at,
             version=1,
             op_id=made.op_id,
             shard=self._shard_for(made.reservation_id),
             reservation_token=command.reservation_token,
+            wish=command.wish if not seats else None,
             metadata=command.metadata,
         )
 
@@ -177,7 +186,7 @@ class Reservations:
     async def confirm(self, command: Confirm, until: float) -> Recorded:
         """Raises ReservationNotFound, ReservationExpired, ReservationAlreadyConfirmed, ReservationAlreadyCancelled,
         IdempotencyConflict, IdempotencyInProgress."""
-        op_id = _new_op_id()
+        op_id = new_op_id()
         return await self._advance(
             CONFIRM,
             command,
@@ -189,7 +198,7 @@ class Reservations:
 
     async def cancel(self, command: Cancel, until: float) -> Recorded:
         """Raises like confirm()."""
-        op_id = _new_op_id()
+        op_id = new_op_id()
         return await self._advance(
             CANCEL,
             command,
@@ -199,7 +208,7 @@ class Reservations:
 
     async def extend(self, command: Extend, until: float) -> Recorded:
         """Raises HoldExtensionDenied, and like confirm()."""
-        op_id = _new_op_id()
+        op_id = new_op_id()
         return await self._advance(
             EXTEND,
             command,
@@ -222,8 +231,8 @@ class Reservations:
     async def expire(self, held: Reservation, until: float) -> Reservation:
         """Settles a hold that is past its time and returns what has become of it: EXPIRED, or what another command made
         of it before."""
-        self._require_trusted_clock()
-        after = model.expire(held, now=self._clock.now(), op_id=_new_op_id())
+        self.require_trusted_clock()
+        after = model.expire(held, now=self._clock.now(), op_id=new_op_id())
         if after is None:
             return held
         try:
@@ -236,20 +245,21 @@ class Reservations:
         """Waits for the commands that were begun, with or without their callers."""
         await self._flights.drain()
 
-    def _require_trusted_clock(self) -> None:
+    def require_trusted_clock(self) -> None:
+        """Raises ServiceUnavailable."""
         if not self._clock.trusted():
             raise ServiceUnavailable
 
     async def _find(self, reservation_id: str, owner: str | None, until: float) -> Reservation:
         reservation = await self._store.find(reservation_id, until)
-        if reservation is None or owner not in (None, reservation.user_id):
+        if reservation is None or owner not in (None, reservation.owner):
             raise ReservationNotFound
         return reservation
 
     async def _advance(
         self, rpc: str, command: Change, decide: Callable[[Reservation], Reservation | None], until: float
     ) -> Recorded:
-        self._require_trusted_clock()
+        self.require_trusted_clock()
         # Equal for certain only under a key, and only for the same caller: another one may not see the reservation.
         equal = (rpc, command.owner, command.idempotency_key, command.content) if command.idempotency_key else None
         flight = await self._flights.run(equal, lambda: self._decide_and_write(rpc, command, decide, until), until)
@@ -304,10 +314,10 @@ def _shared(recorded: Recorded, *, joined: bool) -> Recorded:
     return Recorded(recorded.reservation, replayed=True) if joined else recorded
 
 
-def _new_op_id() -> str:
+def new_op_id() -> str:
     return os.urandom(8).hex()
 
 
-def _new_reservation_id(now: int) -> str:
+def new_reservation_id(now: int) -> str:
     """Sorts by time, which is what lists of a user's reservations are ordered by."""
     return f"rsv_{now:012x}{os.urandom(10).hex()}"

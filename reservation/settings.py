@@ -1,12 +1,23 @@
 """Every setting: read once from the environment, typed, frozen. The README's table is made of the same names."""
 
 import os
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+_UNITS = {"ms": 0.001, "s": 1.0, "": 0.001}
+
+
+def _seconds(value: object) -> object:
+    """From "250ms", "1s", or a bare number of milliseconds. What it cannot read it leaves to pydantic to refuse."""
+    parts = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|)", value.strip()) if isinstance(value, str) else None
+    return float(parts[1]) * _UNITS[parts[2]] if parts else value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
 Upper = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)
 
 
@@ -40,6 +51,28 @@ class Settings(BaseSettings):
     server_port: Port = 8010
     grpc_server_port: Port = 8011
 
+    # Set: seats are another service's, which is asked by gRPC.
+    grpc_client_inventory_service_address: str | None = Field(default=None, pattern=r"^(dns:///)?[^\s/:,]+:[0-9]{1,5}$")
+    # Shorter than a saga's lease, so that nobody takes over what is still being asked.
+    grpc_client_inventory_service_timeout: Seconds = Field(
+        default=0.25,
+        ge=0.01,
+        le=1,
+        validation_alias=AliasChoices(
+            "grpc_client_inventory_service_timeout",
+            "resilience4j_timelimiter_instances_inventory_grpc_timeout_duration",
+        ),
+    )
+    grpc_client_inventory_service_failure_rate_threshold: float = Field(
+        default=50,
+        gt=0,
+        le=100,
+        validation_alias=AliasChoices(
+            "grpc_client_inventory_service_failure_rate_threshold",
+            "resilience4j_circuitbreaker_instances_inventory_grpc_failure_rate_threshold",
+        ),
+    )
+
     jwt_issuer_uri: str | None = Field(
         default=None,
         validation_alias=AliasChoices("jwt_issuer_uri", "spring_security_oauth2_resourceserver_jwt_issuer_uri"),
@@ -57,6 +90,11 @@ class Settings(BaseSettings):
 
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Upper] = "INFO"
     log_format: Literal["auto", "json", "console"] = "auto"
+
+    @field_validator("grpc_client_inventory_service_address", mode="before")
+    @classmethod
+    def _strip_static(cls, value: object) -> object:
+        return value.removeprefix("static://") if isinstance(value, str) else value
 
     @field_validator("jwt_issuer_uri")
     @classmethod
@@ -82,8 +120,14 @@ class Settings(BaseSettings):
         try:
             return cls()
         except ValidationError as error:
-            lines = (f"{_name_in_use(str(e['loc'][0]))}={e['input']!r}: {e['msg']}" for e in error.errors())
+            lines = (_told(str(each["loc"][0]), each["input"], each["msg"]) for each in error.errors())
             raise SettingsError("\n".join(lines)) from None
+
+
+def _told(field: str, read: object, problem: str) -> str:
+    """With the value as its operator has written it, whatever it was read as."""
+    name = _name_in_use(field)
+    return f"{name}={os.environ.get(name, read)!r}: {problem}"
 
 
 def _name_in_use(field: str) -> str:

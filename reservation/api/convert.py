@@ -7,8 +7,17 @@ from reservation.api.call import Call
 from reservation.api.descriptors import wire_class
 from reservation.api.pages import Pages
 from reservation.availability import Prospect, SeatPage
-from reservation.domain.commands import Cancel, Confirm, Create, Extend, Listing, Wish
-from reservation.domain.model import Metadata, Money, Reservation, Seat, SeatStatus, Status
+from reservation.domain.commands import (
+    Cancel,
+    Commit,
+    Confirm,
+    Create,
+    Extend,
+    Listing,
+    Release,
+    Reserve,
+)
+from reservation.domain.model import Metadata, Money, Reservation, Seat, SeatStatus, Status, Wish
 from reservation.domain.seating import Count
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from reservation.ports import Page
@@ -74,6 +83,38 @@ def listing(request: messages.ListReservationsRequest, call: Call, pages: Pages)
         status=Status(str(request.status.name)) if named else None,
         size=request.page_size or _PAGE_SIZE,
         begin=pages.begin(request.page_token) or "",
+    )
+
+
+def reserve_command(request: messages.ReserveSeatRequest) -> Reserve:
+    ends_at = request.hold_expires_at
+    return Reserve(
+        reservation_id=request.reservation_id,
+        event_id=request.event_id,
+        seat_ids=tuple(request.seat_ids),
+        user_id=request.user_id,
+        hold_expires_at=_milliseconds(ends_at) if ends_at is not None else None,
+        wish=None if request.seat_ids else Wish(request.quantity, request.section, request.allow_split),
+    )
+
+
+def commit_command(request: messages.CommitReservationRequest) -> Commit:
+    return Commit(
+        reservation_id=request.reservation_id,
+        event_id=request.event_id,
+        seat_ids=tuple(request.seat_ids),
+        quantity=request.quantity,
+        payment_intent_id=request.payment_intent_id,
+    )
+
+
+def release_command(request: messages.ReleaseHoldRequest) -> Release:
+    return Release(
+        reservation_id=request.reservation_id,
+        event_id=request.event_id,
+        seat_ids=tuple(request.seat_ids),
+        quantity=request.quantity,
+        reason=request.reason,
     )
 
 
@@ -200,6 +241,33 @@ def listed(page: Page, pages: Pages) -> messages.ListReservationsResponse:
     )
 
 
+def reserved(hold: Reservation) -> messages.ReserveSeatResponse:
+    return messages.ReserveSeatResponse(
+        hold_id=hold.id,
+        reserved_seats=_seats(hold, SeatStatus.HELD),
+        hold_expires_at=_time(hold.hold_expires_at),
+        status=_status(hold),
+    )
+
+
+def committed(hold: Reservation) -> messages.CommitReservationResponse:
+    return messages.CommitReservationResponse(
+        order_id=hold.order_id,
+        sold_seats=_seats(hold, SeatStatus.SOLD),
+        status=_status(hold),
+        committed_at=_time(hold.updated_at),
+    )
+
+
+def released(hold: Reservation) -> messages.ReleaseHoldResponse:
+    """A hold that ended by itself had no seats to release any more."""
+    return messages.ReleaseHoldResponse(
+        released_seats=_seats(hold, SeatStatus.AVAILABLE) if hold.status is Status.CANCELLED else [],
+        status=_status(hold),
+        released_at=_time(hold.updated_at),
+    )
+
+
 def _status(reservation: Reservation) -> messages.ReservationStatus:
     return messages.ReservationStatus[reservation.status.value]
 
@@ -221,6 +289,10 @@ def _money(money: Money | None) -> messages.Money | None:
 
 def _time(milliseconds: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def _milliseconds(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(milliseconds=1)
 
 
 def _metadata(message: messages.ReservationMetadata) -> Metadata:

@@ -37,6 +37,7 @@ _INTERNAL = Rule(grpc.StatusCode.INTERNAL, 500)
 _RULES: dict[type[BaseException], Rule] = {
     errors.InvalidRequest: Rule(grpc.StatusCode.INVALID_ARGUMENT, 400),
     errors.MissingIdempotencyKey: Rule(grpc.StatusCode.INVALID_ARGUMENT, 400),
+    errors.Forbidden: Rule(grpc.StatusCode.PERMISSION_DENIED, 403),
     errors.EventNotFound: Rule(grpc.StatusCode.NOT_FOUND, 404),
     errors.ReservationNotFound: Rule(grpc.StatusCode.NOT_FOUND, 404),
     errors.SeatUnavailable: Rule(grpc.StatusCode.FAILED_PRECONDITION, 409),

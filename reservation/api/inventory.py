@@ -5,18 +5,25 @@ import grpc
 from reservation.api import convert, validation
 from reservation.api.call import Call
 from reservation.api.pages import Pages
-from reservation.api.registration import Answer, Method, service
+from reservation.api.registration import Answer, Handler, Method, service
 from reservation.api.reservations import unimplemented
 from reservation.availability import Availability
-from reservation.domain.commands import Wish
+from reservation.domain.errors import Forbidden
+from reservation.domain.model import Wish
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
+from reservation.holds import Holds
 
 
 class InventoryHandlers:
-    """One method an rpc: validate, one use case, convert."""
+    """One method an rpc: validate, one use case, convert.
 
-    def __init__(self, availability: Availability, *, max_seats: int) -> None:
+    The commands are for services that sell from this inventory. Whoever comes through the edge is none of them: it
+    passes native gRPC on as it comes, so a customer could sell a seat without paying.
+    """
+
+    def __init__(self, availability: Availability, holds: Holds, *, max_seats: int) -> None:
         self._availability = availability
+        self._holds = holds
         self._max_seats = max_seats
 
     async def check(self, request: messages.CheckAvailabilityRequest, call: Call) -> Answer:
@@ -42,16 +49,42 @@ class InventoryHandlers:
         )
         return Answer(convert.seat_page(page, pages))
 
+    async def reserve(self, request: messages.ReserveSeatRequest, call: Call) -> Answer:
+        _require_service(call)
+        validation.reserve(request, max_seats=self._max_seats)
+        return Answer(convert.reserved(await self._holds.reserve(convert.reserve_command(request), call.until)))
 
-def inventory_service(handlers: InventoryHandlers) -> grpc.GenericRpcHandler:
+    async def commit(self, request: messages.CommitReservationRequest, call: Call) -> Answer:
+        _require_service(call)
+        validation.commit(request, max_seats=self._max_seats)
+        return Answer(convert.committed(await self._holds.commit(convert.commit_command(request), call.until)))
+
+    async def release(self, request: messages.ReleaseHoldRequest, call: Call) -> Answer:
+        _require_service(call)
+        validation.release(request, max_seats=self._max_seats)
+        return Answer(convert.released(await self._holds.release(convert.release_command(request), call.until)))
+
+
+def _require_service(call: Call) -> None:
+    if call.via_edge:
+        raise Forbidden
+
+
+def inventory_service(handlers: InventoryHandlers | None) -> grpc.GenericRpcHandler:
+    """`handlers`: none where the seats are another service's."""
+
+    def served(name: str) -> Handler:
+        handler: Handler = getattr(handlers, name) if handlers is not None else unimplemented
+        return handler
+
     return service(
         "InventoryService",
         [
-            Method("CheckAvailability", messages.CheckAvailabilityRequest, handlers.check),
-            Method("ReserveSeat", messages.ReserveSeatRequest, unimplemented),
-            Method("CommitReservation", messages.CommitReservationRequest, unimplemented),
-            Method("ReleaseHold", messages.ReleaseHoldRequest, unimplemented),
-            Method("GetInventoryStatus", messages.GetInventoryStatusRequest, handlers.status),
-            Method("ListSeats", messages.ListSeatsRequest, handlers.seats),
+            Method("CheckAvailability", messages.CheckAvailabilityRequest, served("check")),
+            Method("ReserveSeat", messages.ReserveSeatRequest, served("reserve")),
+            Method("CommitReservation", messages.CommitReservationRequest, served("commit")),
+            Method("ReleaseHold", messages.ReleaseHoldRequest, served("release")),
+            Method("GetInventoryStatus", messages.GetInventoryStatusRequest, served("status")),
+            Method("ListSeats", messages.ListSeatsRequest, served("seats")),
         ],
     )

@@ -118,6 +118,9 @@ def build(services: Iterable[grpc.GenericRpcHandler], health: Health) -> grpc.ai
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             # Two processes on one port would share its connections unevenly and unseen; let the second one fail.
             ("grpc.so_reuseport", 0),
+            # Services that sell from this inventory look every 30 s whether an idle connection still works.
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ]
     )
     server.add_generic_rpc_handlers(tuple(services))

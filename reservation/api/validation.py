@@ -185,6 +185,47 @@ def list_seats(request: messages.ListSeatsRequest, pages: Pages) -> None:
     violations.raise_if_any()
 
 
+def reserve(request: messages.ReserveSeatRequest, *, max_seats: int) -> None:
+    violations = _of_hold(request)
+    violations.text("user_id", request.user_id)
+    violations.text("section", request.section)
+    _seats(violations, request.seat_ids, request.quantity, max_seats)
+    violations.raise_if_any()
+
+
+def commit(request: messages.CommitReservationRequest, *, max_seats: int) -> None:
+    violations = _of_hold(request)
+    violations.text("user_id", request.user_id)
+    violations.text("payment_intent_id", request.payment_intent_id, required=True)
+    _named_seats(violations, request.seat_ids, request.quantity, max_seats)
+    violations.raise_if_any()
+
+
+def release(request: messages.ReleaseHoldRequest, *, max_seats: int) -> None:
+    violations = _of_hold(request)
+    violations.text("reason", request.reason, limit=TEXT_LENGTH)
+    _named_seats(violations, request.seat_ids, request.quantity, max_seats)
+    violations.raise_if_any()
+
+
+def _of_hold(
+    request: messages.ReserveSeatRequest | messages.CommitReservationRequest | messages.ReleaseHoldRequest,
+) -> Violations:
+    violations = Violations()
+    violations.name("reservation_id", request.reservation_id)
+    violations.name("event_id", request.event_id)
+    violations.text("idempotency_key", request.idempotency_key, limit=KEY_LENGTH)
+    return violations
+
+
+def _named_seats(violations: Violations, seat_ids: list[str], quantity: int, max_seats: int) -> None:
+    """Seats that need not be named: the hold has them."""
+    if seat_ids:
+        _seats(violations, seat_ids, quantity, max_seats)
+    else:
+        violations.between("quantity", quantity, 0, max_seats)
+
+
 def list_(request: messages.ListReservationsRequest, pages: Pages) -> None:
     violations = Violations()
     violations.text("user_id", request.user_id)

@@ -15,7 +15,7 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from reservation.domain.bits import ascending, lowest, outward, runs, turned
-from reservation.domain.commands import Wish
+from reservation.domain.model import Wish
 from reservation.domain.prospects import Prospects
 
 ROWS_EACH = 4

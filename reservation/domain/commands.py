@@ -1,25 +1,10 @@
 """What callers ask for. `content` is what makes two requests under one idempotency key equal: named parts, so that a
 field which comes later leaves the fingerprints of requests without it as they are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reservation.domain.model import Metadata, Status
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """Seats whose choice is left to the service. `section`: empty for any. `allow_split`: they need not be adjacent.
-    `accessible`: one of them must be."""
-
-    quantity: int
-    section: str = ""
-    allow_split: bool = False
-    accessible: bool = False
-
-    @property
-    def content(self) -> tuple[str, ...]:
-        flags = [name for name, set_ in (("split", self.allow_split), ("accessible", self.accessible)) if set_]
-        return ("quantity", str(self.quantity), "section", self.section, *flags)
+from reservation.domain.model import Metadata, Reservation, Status, Wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +85,57 @@ class Listing:
     status: Status | None = None
     size: int = 20
     begin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Hold these seats, or those that fulfil the wish, for another service's reservation. `hold_expires_at` in
+    milliseconds; None: as holds of this service end. Again with a later end it extends the hold."""
+
+    reservation_id: str
+    event_id: str
+    seat_ids: tuple[str, ...]
+    user_id: str
+    hold_expires_at: int | None = None
+    wish: Wish | None = None
+
+    def asks_for(self, held: Reservation) -> bool:
+        """Whether that is the hold which this command wants, whenever it ends."""
+        if self.wish is None or not held.seats or held.event_id != self.event_id:
+            return _is_of(held, self.event_id, self.seat_ids)
+        sections = {seat.section for seat in held.seats}
+        return self.wish.quantity == len(held.seats) and (not self.wish.section or sections == {self.wish.section})
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Sell the seats that are held for another service's reservation. `seat_ids` and `quantity` may be empty: they are
+    compared with the hold and decide nothing."""
+
+    reservation_id: str
+    event_id: str
+    seat_ids: tuple[str, ...]
+    quantity: int
+    payment_intent_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Return the seats that are held for another service's reservation. `seat_ids` and `quantity` as in Commit."""
+
+    reservation_id: str
+    event_id: str
+    seat_ids: tuple[str, ...]
+    quantity: int
+    reason: str
+
+
+def is_about(command: Commit | Release, held: Reservation) -> bool:
+    """Whether that is the hold which the caller has in mind."""
+    seat_ids = command.seat_ids or held.seat_ids
+    return _is_of(held, command.event_id, seat_ids) and (not held.seats or command.quantity in (0, len(held.seats)))
+
+
+def _is_of(held: Reservation, event_id: str, seat_ids: Sequence[str]) -> bool:
+    """A hold without seats was released before it was made: it stands for whatever it would have been."""
+    return held.event_id == event_id and (not held.seats or sorted(seat_ids) == sorted(held.seat_ids))

@@ -42,6 +42,13 @@ class MissingIdempotencyKey(ReservationError):
     text = "bad request: the Idempotency-Key header is required"
 
 
+class Forbidden(ReservationError):
+    """Not for callers of this kind, whoever they are."""
+
+    code = "FORBIDDEN"
+    text = "Forbidden"
+
+
 class EventNotFound(ReservationError):
     code = "EVENT_NOT_FOUND"
     text = "Event not found"

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from reservation.domain.errors import IdempotencyConflict
+from reservation.domain.errors import IdempotencyConflict, IdempotencyInProgress
 from reservation.domain.model import Reservation
 
 
@@ -32,9 +32,28 @@ class Record:
 
     def replay(self, key: Key) -> Reservation:
         """The original answer. Raises IdempotencyConflict if the key came with other content this time."""
-        if key.fingerprint != self.key.fingerprint:
-            raise IdempotencyConflict
+        _require_same(key, self.key)
         return self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What the store remembers of a key whose command is a saga that has not ended: of which reservation."""
+
+    key: Key
+    reservation_id: str
+    expires_at: int
+    op_id: str = ""
+
+    def replay(self, key: Key) -> Reservation:
+        """Raises IdempotencyConflict like Record.replay, else IdempotencyInProgress."""
+        _require_same(key, self.key)
+        raise IdempotencyInProgress
+
+
+def _require_same(key: Key, known: Key) -> None:
+    if key.fingerprint != known.fingerprint:
+        raise IdempotencyConflict
 
 
 def scoped_key(*, user_id: str, rpc: str, key: str, content: Iterable[str]) -> Key:

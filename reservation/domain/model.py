@@ -12,6 +12,8 @@ from reservation.domain.errors import (
     ReservationNotFound,
 )
 
+_HOLD_ID = "hld_"
+
 
 class Status(StrEnum):
     """Names as in the protocol's ReservationStatus."""
@@ -102,6 +104,38 @@ class Metadata:
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """Seats whose choice is left to the service. `section`: empty for any. `allow_split`: they need not be adjacent.
+    `accessible`: one of them must be."""
+
+    quantity: int
+    section: str = ""
+    allow_split: bool = False
+    accessible: bool = False
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        flags = [name for name, set_ in (("split", self.allow_split), ("accessible", self.accessible)) if set_]
+        return ("quantity", str(self.quantity), "section", self.section, *flags)
+
+
+@dataclass(frozen=True, slots=True)
+class Saga:
+    """What is under way with a reservation whose seats are in a remote inventory: a PENDING one is being held, a HOLD
+    is being sold (its payment is known and nothing can take it back), the seats of any other are being released.
+
+    `until`: whoever began it, or took it over, works on it up to then; after that anybody may take it over. `key_id`
+    and `fingerprint` are those of the idempotency key whose record waits for its end (empty: none does).
+    """
+
+    until: int
+    key_id: str = ""
+    fingerprint: str = ""
+    key_ends_with_hold: bool = False
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Reservation:
     """One reservation at one version.
 
@@ -109,7 +143,8 @@ class Reservation:
     its connection said. `extended_by` are the commands that have extended the hold: unlike all others, an extension may
     be followed by another command, and its writer must recognise it still. `reason`: the last one given, for a cancel
     or an extension. `shard` fixes the partition of its outbox rows and of its entry in the due index. `slot` is which
-    of the live holds that its user may have of the event it takes (None: they are not limited).
+    of the live holds that its user may have of the event it takes (None: they are not limited). `wish`: what another
+    service is to choose seats for, as long as it has not.
     """
 
     id: str
@@ -130,6 +165,8 @@ class Reservation:
     metadata: Metadata | None = None
     slot: int | None = None
     extended_by: tuple[str, ...] = ()
+    saga: Saga | None = None
+    wish: Wish | None = None
 
     @property
     def seat_ids(self) -> tuple[str, ...]:
@@ -138,6 +175,16 @@ class Reservation:
     @property
     def total(self) -> Money | None:
         return total_of(self.seats)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is a hold that stands for another service's reservation: its order and its events are there."""
+        return self.id.startswith(_HOLD_ID)
+
+    @property
+    def owner(self) -> str | None:
+        """The user who may see and change it; None: no user may, only the service that it is kept for."""
+        return None if self.foreign else self.user_id
 
     @property
     def seat_status(self) -> SeatStatus | None:
@@ -160,8 +207,14 @@ def total_of(seats: Iterable[Seat]) -> Money | None:
 
 
 def order_id_of(reservation_id: str) -> str:
-    """Derived, so that two confirms of one reservation can never make two orders."""
-    return "ord_" + reservation_id.removeprefix("rsv_")
+    """Derived, so that two confirms of one reservation can never make two orders. A hold for another service's
+    reservation tells the order id of that reservation."""
+    return "ord_" + reservation_id.removeprefix(_HOLD_ID).removeprefix("rsv_")
+
+
+def hold_id_of(reservation_id: str) -> str:
+    """Of the hold that stands for another service's reservation here: never the id of a reservation of our own."""
+    return _HOLD_ID + reservation_id
 
 
 def confirm(held: Reservation, *, payment_intent_id: str, now: int, op_id: str) -> Reservation | None:
@@ -216,25 +269,44 @@ def extend(
     )
 
 
+def prolong(held: Reservation, *, hold_expires_at: int, now: int, op_id: str) -> Reservation | None:
+    """The reservation with a hold until then; None if it lasts as long already. Raises like confirm()."""
+    _require_live_hold(held, now)
+    if hold_expires_at <= held.hold_expires_at:
+        return None
+    return _next_version(held, now, op_id=op_id, hold_expires_at=hold_expires_at)
+
+
 def expire(held: Reservation, *, now: int, op_id: str) -> Reservation | None:
-    """The reservation after its hold has run out; None if it is no hold (any more), or its time has not come."""
-    if held.status is not Status.HOLD or now < held.hold_expires_at:
+    """The reservation after its hold has run out; None if it is no hold (any more), or its time has not come, or it is
+    being sold."""
+    if held.status is not Status.HOLD or held.saga is not None or now < held.hold_expires_at:
         return None
     return _next_version(held, now, op_id=op_id, status=Status.EXPIRED)
+
+
+def sell(intent: Reservation, *, now: int, op_id: str) -> Reservation:
+    """The reservation after its seats were sold in a remote inventory: whatever time it is by now."""
+    return _next_version(intent, now, op_id=op_id, status=Status.CONFIRMED, order_id=order_id_of(intent.id), saga=None)
+
+
+def give_up_sale(intent: Reservation, *, now: int, op_id: str) -> Reservation:
+    """The reservation after a remote inventory has refused for good to sell its seats: as if it had run out."""
+    return _next_version(intent, now, op_id=op_id, status=Status.EXPIRED, payment_intent_id="", saga=None)
 
 
 def as_seen(stored: Reservation, *, now: int, max_clock_skew: int) -> Reservation:
     """What a reader is told: a hold nobody settled is EXPIRED once it is past its time by more than the clocks of two
     processes may differ. Until then another process may still confirm it, and EXPIRED must stay true once said."""
-    if stored.status is Status.HOLD and now > stored.hold_expires_at + max_clock_skew:
+    if stored.status is Status.HOLD and stored.saga is None and now > stored.hold_expires_at + max_clock_skew:
         return replace(stored, status=Status.EXPIRED)
     return stored
 
 
 def _require_live_hold(reservation: Reservation, now: int) -> None:
     match reservation.status:
-        case Status.HOLD if now < reservation.hold_expires_at:
-            return
+        case Status.HOLD if now < reservation.hold_expires_at or reservation.saga is not None:
+            return  # one that is being sold does not run out; the store waits for the sale
         case Status.HOLD | Status.EXPIRED | Status.FAILED:
             raise ReservationExpired
         case Status.CONFIRMED | Status.REFUNDED:

@@ -11,11 +11,10 @@ from functools import partial
 
 from reservation.domain.bits import ascending
 from reservation.domain.choice import Chooser, GeneralAdmission, Manner, Numbered, Pick, rows_of
-from reservation.domain.commands import Wish
 from reservation.domain.ends import Ends
 from reservation.domain.hints import BLOCKED, FREE, SOLD, BlockHints
 from reservation.domain.layout import Block, Place, Section
-from reservation.domain.model import Seat, SeatStatus, SectionKind, Spot
+from reservation.domain.model import Seat, SeatStatus, SectionKind, Spot, Wish
 from reservation.domain.prospects import Prospects
 
 __all__ = ["BLOCKED", "FREE", "SOLD", "Block", "Count", "Hall", "Place", "Section"]

@@ -7,8 +7,19 @@ from typing import Any
 import orjson
 
 from reservation.domain import events
-from reservation.domain.idempotency import Key, Record
-from reservation.domain.model import Event, Metadata, Money, Reservation, Seat, SeatStatus, Spot, Status
+from reservation.domain.idempotency import Key, Record, Running
+from reservation.domain.model import (
+    Event,
+    Metadata,
+    Money,
+    Reservation,
+    Saga,
+    Seat,
+    SeatStatus,
+    Spot,
+    Status,
+    Wish,
+)
 from reservation.domain.seating import BLOCKED, FREE, SOLD
 
 Item = dict[str, Any]
@@ -171,8 +182,14 @@ def reservation_key(reservation: Reservation) -> Item:
 
 def reservation_to_item(reservation: Reservation) -> Item:
     item = _answer_to_item(reservation) | {"shard": {"S": reservation.shard}}
-    if reservation.status is Status.HOLD:
-        item["expiryShard"] = {"S": reservation.shard}  # the due index is sparse: only live holds are in it
+    if reservation.foreign:
+        item["heldFor"] = item.pop("userId")  # so it is in nobody's list of reservations
+    # The due index is sparse: only live holds are in it, and what is under way in a partition of its own.
+    if reservation.saga is not None:
+        item["expiryShard"] = {"S": saga_partition(reservation.shard)}
+        item["saga"] = {"M": _saga_to_item(reservation.saga)}
+    elif reservation.status is Status.HOLD:
+        item["expiryShard"] = {"S": reservation.shard}
     if reservation.reservation_token:
         item["reservationToken"] = {"S": reservation.reservation_token}
     if reservation.reason:
@@ -181,6 +198,8 @@ def reservation_to_item(reservation: Reservation) -> Item:
         item["metadata"] = {"M": _metadata_to_item(reservation.metadata)}
     if reservation.slot is not None:
         item["slot"] = {"N": str(reservation.slot)}
+    if reservation.wish is not None:
+        item["wish"] = {"M": _wish_to_item(reservation.wish)}
     if reservation.extended_by:
         item["extendedBy"] = op_ids_to_attribute(reservation.extended_by)
     return item
@@ -195,7 +214,7 @@ def reservation_from_item(item: Mapping[str, Any]) -> Reservation:
     return Reservation(
         id=item["reservationId"]["S"],
         event_id=item["eventId"]["S"],
-        user_id=item["userId"]["S"],
+        user_id=item["heldFor" if "heldFor" in item else "userId"]["S"],
         status=Status(item["status"]["S"]),
         seats=tuple(_seat_from_item(seat["M"]) for seat in item["seats"]["L"]),
         created_at=int(item["createdAt"]["N"]),
@@ -211,7 +230,14 @@ def reservation_from_item(item: Mapping[str, Any]) -> Reservation:
         metadata=_metadata_from_item(metadata["M"]) if metadata else None,
         slot=_optional_number(item, "slot"),
         extended_by=tuple(op_id["S"] for op_id in item["extendedBy"]["L"]) if "extendedBy" in item else (),
+        saga=_saga_from_item(item["saga"]["M"]) if "saga" in item else None,
+        wish=_wish_from_item(item["wish"]["M"]) if "wish" in item else None,
     )
+
+
+def saga_partition(shard: str) -> str:
+    """Of the due index: the reservations of a shard that a saga is under way with."""
+    return f"saga#{shard}"
 
 
 def record_to_item(key: Key, answer: Reservation, expires_at: int) -> Item:
@@ -227,13 +253,22 @@ def record_to_item(key: Key, answer: Reservation, expires_at: int) -> Item:
     }
 
 
-def record_from_item(item: Mapping[str, Any]) -> Record:
-    return Record(
-        key=Key(item["idempotencyKey"]["S"], item["fingerprint"]["S"]),
-        op_id=item["opId"]["S"],
-        answer=reservation_from_item(item["answer"]["M"]),
-        expires_at=int(item["expiresAt"]["N"]) * 1000,
-    )
+def running_to_item(key: Key, reservation: Reservation, expires_at: int) -> Item:
+    """The record of a key while a saga of this reservation runs. `expires_at` as in record_to_item."""
+    return {
+        "idempotencyKey": {"S": key.id},
+        "fingerprint": {"S": key.fingerprint},
+        "reservationId": {"S": reservation.id},
+        "expiresAt": {"N": str(-(-expires_at // 1000))},
+    }
+
+
+def record_from_item(item: Mapping[str, Any]) -> Record | Running:
+    key = Key(item["idempotencyKey"]["S"], item["fingerprint"]["S"])
+    expires_at = int(item["expiresAt"]["N"]) * 1000
+    if "answer" not in item:
+        return Running(key, item["reservationId"]["S"], expires_at)
+    return Record(key, item["opId"]["S"], reservation_from_item(item["answer"]["M"]), expires_at)
 
 
 def order_to_item(confirmed: Reservation) -> Item:
@@ -403,8 +438,47 @@ def _answer_to_item(reservation: Reservation) -> Item:
     }
     if reservation.order_id:
         item["orderId"] = {"S": reservation.order_id}
+    if reservation.payment_intent_id:
         item["paymentIntentId"] = {"S": reservation.payment_intent_id}
     return item
+
+
+def _wish_to_item(wish: Wish) -> Item:
+    return {
+        "quantity": {"N": str(wish.quantity)},
+        "section": {"S": wish.section},
+        "allowSplit": {"BOOL": wish.allow_split},
+        "accessible": {"BOOL": wish.accessible},
+    }
+
+
+def _wish_from_item(item: Mapping[str, Any]) -> Wish:
+    return Wish(
+        quantity=int(item["quantity"]["N"]),
+        section=item["section"]["S"],
+        allow_split=item["allowSplit"]["BOOL"],
+        accessible=item["accessible"]["BOOL"],
+    )
+
+
+def _saga_to_item(saga: Saga) -> Item:
+    return {
+        "until": {"N": str(saga.until)},
+        "keyId": {"S": saga.key_id},
+        "fingerprint": {"S": saga.fingerprint},
+        "keyEndsWithHold": {"BOOL": saga.key_ends_with_hold},
+        "traceparent": {"S": saga.traceparent},
+    }
+
+
+def _saga_from_item(item: Mapping[str, Any]) -> Saga:
+    return Saga(
+        until=int(item["until"]["N"]),
+        key_id=item["keyId"]["S"],
+        fingerprint=item["fingerprint"]["S"],
+        key_ends_with_hold=item["keyEndsWithHold"]["BOOL"],
+        traceparent=item["traceparent"]["S"],
+    )
 
 
 def _seat_to_item(seat: Seat) -> Item:

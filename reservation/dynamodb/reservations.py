@@ -4,35 +4,28 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import count
-from typing import Any
 
 from reservation.aws.client import AwsClient
-from reservation.domain.commands import Listing
 from reservation.domain.errors import (
     HoldExtensionDenied,
     HoldLimitReached,
-    IdempotencyInProgress,
-    ReservationError,
     ReservationExpired,
     SeatUnavailable,
-    ServiceUnavailable,
 )
-from reservation.domain.idempotency import Key, Record
+from reservation.domain.idempotency import Key, Record, Running
 from reservation.domain.model import Reservation, Seat, Status
 from reservation.dynamodb import slots
 from reservation.dynamodb.items import (
     Item,
     op_ids_to_attribute,
-    order_to_item,
-    outbox_to_item,
     record_from_item,
-    record_to_item,
     reservation_from_item,
     reservation_key,
     reservation_to_item,
 )
+from reservation.dynamodb.records import DynamoRecords, key_of_record, time_is_up
 from reservation.dynamodb.seats import EmbeddedInventory, SeatsVerdict, unknown_seats
-from reservation.dynamodb.tables import DUE_INDEX, USER_INDEX, Tables
+from reservation.dynamodb.tables import Tables
 from reservation.dynamodb.transaction import (
     Action,
     Cancellation,
@@ -40,33 +33,22 @@ from reservation.dynamodb.transaction import (
     Role,
     back_off,
     batch_get,
-    read,
     transact,
 )
-from reservation.ports import DuePage, Page, Recorded, StaleFacts, Superseded
+from reservation.ports import Recorded, StaleFacts, Superseded
 
-_NEW_KEY_IF = "attribute_not_exists(idempotencyKey) OR expiresAt <= :now"
 _ADVANCE = (
     "SET #status = :status, version = :next, opId = :op, updatedAt = :at,"
     " holdExpiresAt = :until, extendedBy = :extended, paymentIntentId = :payment, orderId = :order, reason = :reason"
 )
 _NOT_DUE = " REMOVE expiryShard"
 _ADVANCE_IF = "#status = :held AND version = :version AND holdExpiresAt > :now"
-_DUE_PAGE = 100  # as many as one BatchGetItem reads
-
-_ID = "rsv_"  # what ids of reservations begin with; other kinds of items may share the table
-_LAST = "\U0010ffff"  # no text sorts after it
-
 _SETTLE_IF = "#status = :held AND version = :version AND holdExpiresAt <= :now"
 
 
-class DynamoReservations:
-    """See ports.ReservationStore.
-
-    `now` gives milliseconds since the epoch. `key_window`, in milliseconds, is how long an idempotency key is
-    known. `event_written` is told of the shard of each new outbox row, `changed` of each reservation that this store
-    has moved to a new version.
-    """
+class DynamoReservations(DynamoRecords):
+    """See ports.ReservationStore, and DynamoRecords. `changed` is told of each reservation that this store has moved to
+    a new version."""
 
     def __init__(
         self,
@@ -79,59 +61,9 @@ class DynamoReservations:
         event_written: Callable[[str], None] = lambda shard: None,
         changed: Callable[[Reservation], None] = lambda reservation: None,
     ) -> None:
-        self._client = client
-        self._tables = tables
+        super().__init__(client, tables, now=now, key_window=key_window, event_written=event_written)
         self._inventory = inventory
-        self._now = now
-        self._key_window = key_window
-        self._event_written = event_written
         self._changed = changed
-
-    async def find(self, reservation_id: str, until: float) -> Reservation | None:
-        query = {
-            "TableName": self._tables.reservations,
-            "KeyConditionExpression": "reservationId = :id",
-            "ExpressionAttributeValues": {":id": {"S": reservation_id}},
-            "ConsistentRead": True,
-        }
-        reply = await read(self._client, "Query", query, until)
-        return reservation_from_item(reply["Items"][0]) if reply["Items"] else None
-
-    async def page(self, wanted: Listing, until: float) -> Page:
-        query = {
-            "TableName": self._tables.reservations,
-            "IndexName": USER_INDEX,
-            "KeyConditionExpression": "userId = :user AND reservationId BETWEEN :oldest AND :newest",
-            "ExpressionAttributeValues": {
-                ":user": {"S": wanted.user_id},
-                ":oldest": {"S": _ID},
-                ":newest": {"S": _ID + (wanted.begin or _LAST)},
-            },
-            "ScanIndexForward": False,
-            "Limit": wanted.size + 1,  # one more: the first of the next page
-        }
-        entries = (await read(self._client, "Query", query, until))["Items"]
-        page, rest = entries[: wanted.size], entries[wanted.size :]
-        chosen = [entry for entry in page if wanted.event_id in ("", entry["eventId"]["S"])]
-        found = [reservation_from_item(item) for item in await self._reservations_of(chosen, until)]
-        found.sort(key=lambda reservation: reservation.id, reverse=True)
-        return Page(tuple(found), rest[0]["reservationId"]["S"].removeprefix(_ID) if rest else "")
-
-    async def newer(self, known: Sequence[Reservation], until: float) -> Sequence[Reservation]:
-        table, versions = self._tables.reservations, {each.id: each.version for each in known}
-        request = {"RequestItems": {table: {"Keys": [reservation_key(each) for each in known]}}}
-        found = (await read(self._client, "BatchGetItem", request, until))["Responses"].get(table, [])
-        changed = [item for item in found if int(item["version"]["N"]) > versions[item["reservationId"]["S"]]]
-        return _readable(changed)[0]
-
-    async def recall(self, key: Key, until: float) -> Record | None:
-        request = {"TableName": self._tables.idempotency, "Key": _key_key(key), "ConsistentRead": True}
-        return self._live((await read(self._client, "GetItem", request, until)).get("Item"))
-
-    def _live(self, item: Item | None) -> Record | None:
-        record = record_from_item(item) if item else None
-        # DynamoDB deletes items past their TTL when it finds the time, which may take days.
-        return record if record and record.expires_at > self._now() else None
 
     # Hold
 
@@ -152,7 +84,7 @@ class DynamoReservations:
                 return self._held(Recorded(draft))
             if (outcome := self._read_hold(verdict, draft, key, asked_at, attempt)) is not None:
                 return self._held(outcome)
-            await back_off(attempt, until, verdict, _time_is_up(verdict))
+            await back_off(attempt, until, verdict, time_is_up(verdict))
             if verdict.only_throttled:
                 continue
             looked = await self._probe(verdict, draft, key, max_holds, until, attempt)
@@ -209,7 +141,7 @@ class DynamoReservations:
             *self._inventory.take(draft, key.id if key else "", now),
             *slots.take(self._tables.inventory, draft, key.id if key else "", now),
             Action(Role.RESERVATION, {"Put": reservation}),
-            self._outbox_action(draft, traceparent),
+            *self._outbox_action(draft, traceparent),
         ]
 
     def _read_hold(
@@ -219,11 +151,14 @@ class DynamoReservations:
         answer to this request, while a seat may be taken by an equal request that won."""
         if key is not None and (failed := verdict.failed(Role.KEY)):
             return _replay(_record_of(failed), key, draft)
-        if any(_op_id(failed.item) == draft.op_id for failed in verdict.failed(Role.RESERVATION)):
-            return Recorded(draft)
+        for there in verdict.failed(Role.RESERVATION):
+            if _op_id(there.item) == draft.op_id:
+                return Recorded(draft)
+            if draft.foreign and there.item is not None:
+                raise Superseded(reservation_from_item(there.item))
         seats = self._inventory.judge(draft, verdict.failed(Role.SEAT), asked_at)
         if seats.mine or any(_holder(slot.item) == draft.id for slot in verdict.failed(Role.SLOT)):
-            return Recorded(draft)
+            return _mine(draft)
         if not verdict.undecided(Role.KEY) and not _equal_won(_keys_of(seats), key, attempt):
             self._refuse(draft, seats, asked_at)
         return None
@@ -245,7 +180,7 @@ class DynamoReservations:
         keys = self._inventory.probe_keys(draft)
         keys[self._tables.inventory] += slots.keys(draft, max_slots)
         if key is not None:
-            keys[self._tables.idempotency] = [_key_key(key)]
+            keys[self._tables.idempotency] = [key_of_record(key)]
         items = {item["pk"]["S"] if "pk" in item else "": item for item in await batch_get(self._client, keys, until)}
         if key is not None and (record := self._live(items.get(""))) is not None:
             return _replay(record, key, draft)
@@ -253,7 +188,7 @@ class DynamoReservations:
         seats = self._inventory.judge(draft, found, asked_at)
         seen = slots.seen(draft, max_slots, items.values())
         if seats.mine or draft.id in seen.holders:
-            return Recorded(draft)
+            return _mine(draft) or draft
         slot = seen.free(draft.slot or 0, asked_at) if max_slots else draft.slot
         # The items of one transaction may become readable one after the other. So the key record's absence from this
         # read says nothing if that item was in another's hands, or if the seat went to a request with the same key.
@@ -293,7 +228,7 @@ class DynamoReservations:
             if _slot_is_lost(verdict, after):
                 after = _without_slot(after)
             else:
-                await back_off(attempt, until, verdict, _time_is_up(verdict))
+                await back_off(attempt, until, verdict, time_is_up(verdict))
         raise AssertionError("back_off ends it")
 
     def _advanced(self, recorded: Recorded) -> Recorded:
@@ -312,7 +247,7 @@ class DynamoReservations:
             *self._inventory.follow(after, after.seats, now),
             *slots.follow(self._tables.inventory, after, now),
             *self._order_action(after),
-            self._outbox_action(after, traceparent, after.seat_ids),
+            *self._outbox_action(after, traceparent, after.seat_ids),
         ]
 
     def _advance_action(self, before: Reservation, after: Reservation, condition: str, now: int) -> Action:
@@ -369,28 +304,6 @@ class DynamoReservations:
 
     # Expiry
 
-    async def due(self, shard: str, before: int, page: object | None, until: float) -> DuePage:
-        query: dict[str, Any] = {
-            "TableName": self._tables.reservations,
-            "IndexName": DUE_INDEX,
-            "KeyConditionExpression": "expiryShard = :shard AND holdExpiresAt <= :before",
-            "ExpressionAttributeValues": {":shard": {"S": shard}, ":before": {"N": str(before)}},
-            "Limit": _DUE_PAGE,
-        }
-        if page is not None:
-            query["ExclusiveStartKey"] = page
-        reply = await read(self._client, "Query", query, until)
-        holds, unreadable = _readable(await self._reservations_of(reply["Items"], until))
-        holds.sort(key=lambda held: held.hold_expires_at)
-        return DuePage(tuple(holds), tuple(unreadable), reply.get("LastEvaluatedKey"))
-
-    async def _reservations_of(self, entries: Sequence[Item], until: float) -> list[Item]:
-        """The reservations of index entries, as they are now."""
-        if not entries:
-            return []
-        keys = [{name: entry[name] for name in ("reservationId", "eventId")} for entry in entries]
-        return await batch_get(self._client, {self._tables.reservations: keys}, until)
-
     async def settle(self, before: Reservation, after: Reservation, until: float) -> None:
         seats = list(after.seats)
         for attempt in count():
@@ -419,65 +332,18 @@ class DynamoReservations:
             self._advance_action(before, after, _SETTLE_IF, now),
             *self._inventory.follow(after, seats, now),
             *slots.follow(self._tables.inventory, after, now),
-            self._outbox_action(after, "", [seat.id for seat in seats]),
+            *self._outbox_action(after, "", [seat.id for seat in seats]),
         ]
 
-    # Actions of every command
 
-    def _key_action(self, key: Key | None, answer: Reservation) -> list[Action]:
-        if key is None:
-            return []
-        now = self._now()
-        expires_at = now + self._key_window
-        if key.ends_with_hold:
-            expires_at = min(expires_at, answer.hold_expires_at)
-        put = {
-            "TableName": self._tables.idempotency,
-            "Item": record_to_item(key, answer, expires_at),
-            "ConditionExpression": _NEW_KEY_IF,
-            "ExpressionAttributeValues": {":now": {"N": str(now // 1000)}},
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-        }
-        return [Action(Role.KEY, {"Put": put})]
-
-    def _order_action(self, after: Reservation) -> list[Action]:
-        if after.status is not Status.CONFIRMED:
-            return []
-        put = {
-            "TableName": self._tables.orders,
-            "Item": order_to_item(after),
-            "ConditionExpression": "attribute_not_exists(orderId)",
-        }
-        return [Action(Role.ORDER, {"Put": put})]
-
-    def _outbox_action(self, after: Reservation, traceparent: str, released: Sequence[str] = ()) -> Action:
-        put = {"TableName": self._tables.outbox, "Item": outbox_to_item(after, traceparent, released)}
-        return Action(Role.OUTBOX, {"Put": put})
-
-
-def _readable(items: Iterable[Item]) -> tuple[list[Reservation], list[str]]:
-    """The reservations, and the ids of those that no code of this version understands."""
-    readable, unreadable = [], []
-    for item in items:
-        try:
-            readable.append(reservation_from_item(item))
-        except (KeyError, TypeError, ValueError):
-            unreadable.append(item["reservationId"]["S"])
-    return readable, unreadable
-
-
-def _key_key(key: Key) -> dict[str, Any]:
-    return {"idempotencyKey": {"S": key.id}}
-
-
-def _record_of(failed: list[Failed]) -> Record:
+def _record_of(failed: list[Failed]) -> Record | Running:
     item = failed[0].item
     if item is None:
         raise AssertionError("a key record's condition can only fail on a record")
     return record_from_item(item)
 
 
-def _replay(record: Record, key: Key, mine: Reservation) -> Recorded:
+def _replay(record: Record | Running, key: Key, mine: Reservation) -> Recorded:
     """The record's answer. If this very command wrote it, an earlier try was applied and its reply was lost: that is no
     replay. Raises IdempotencyConflict."""
     return Recorded(record.replay(key), replayed=record.op_id != mine.op_id)
@@ -491,6 +357,12 @@ def _equal_won(holder_keys: Iterable[str], key: Key | None, attempt: int) -> boo
 
 def _keys_of(seats: SeatsVerdict) -> list[str]:
     return [state.holder_key for _, state in seats.taken]
+
+
+def _mine(draft: Reservation) -> Recorded | None:
+    """What it means that a seat is the draft's: nobody else has its id, unless another service chose it. Then its own
+    item must tell by which request."""
+    return None if draft.foreign else Recorded(draft)
 
 
 def _holder(item: Item | None) -> str:
@@ -514,7 +386,3 @@ def _without_slot(after: Reservation) -> Reservation:
 
 def _op_id(item: Item | None) -> str:
     return item["opId"]["S"] if item else ""
-
-
-def _time_is_up(verdict: Cancellation) -> type[ReservationError]:
-    return IdempotencyInProgress if verdict.conflicted(Role.KEY) else ServiceUnavailable

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from reservation.aws.client import AwsClient
-from reservation.dynamodb.items import dead_letter_partition
+from reservation.dynamodb.items import dead_letter_partition, saga_partition
 from reservation.dynamodb.leases import LeaseTable
 from reservation.dynamodb.tables import DUE_INDEX, Tables
 
@@ -48,11 +48,13 @@ async def retire(
 
 
 async def is_empty(client: AwsClient, tables: Tables, shard: str) -> bool:
-    """Whether a shard that nobody chooses any more has neither live holds, nor events that wait, nor dead letters.
+    """Whether a shard that nobody chooses any more has neither live holds, nor sagas under way, nor events that wait,
+    nor dead letters.
 
     Each place is read after those from which something may move into it, so that nothing is missed on its way: a
-    confirm moves from the holds to the events, a burial from there to the dead letters, and a replay back. An event
-    that is replayed is not buried again within the time of two reads: that takes eight refusals. Raises AwsError.
+    confirm moves from the holds to the events, or through the sagas, a burial from there to the dead letters, and a
+    replay back. An event that is replayed is not buried again within the time of two reads: that takes eight refusals.
+    Raises AwsError.
     """
 
     async def outbox_has(partition: str) -> bool:
@@ -60,6 +62,7 @@ async def is_empty(client: AwsClient, tables: Tables, shard: str) -> bool:
 
     return not (
         await _has(client, tables.reservations, "expiryShard", shard, IndexName=DUE_INDEX)
+        or await _has(client, tables.reservations, "expiryShard", saga_partition(shard), IndexName=DUE_INDEX)
         or await outbox_has(shard)
         or await outbox_has(dead_letter_partition(shard))
         or await outbox_has(shard)

@@ -15,9 +15,8 @@ from typing import Any
 from cachetools import TLRUCache, TTLCache
 
 from reservation.aws.client import AwsClient
-from reservation.domain.commands import Wish
 from reservation.domain.errors import EventNotFound, FieldViolation, InvalidRequest, SeatUnavailable
-from reservation.domain.model import Event, Reservation, Seat, SeatStatus, Status
+from reservation.domain.model import Event, Reservation, Seat, SeatStatus, Status, Wish
 from reservation.domain.seating import FREE, SOLD, Hall
 from reservation.dynamodb.halls import Halls
 from reservation.dynamodb.items import (

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import uvloop
 
-from reservation.domain.commands import Wish
 from reservation.domain.errors import SeatUnavailable, ServiceUnavailable, UpstreamTimeout
-from reservation.domain.model import Event, Seat
+from reservation.domain.model import Event, Seat, Wish
 from reservation.ministack import Ministack
 from tests.bench import processes
 from tests.bench.figures import Figure, failed, figure

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from reservation.domain.commands import Wish
 from reservation.domain.errors import (
     IdempotencyConflict,
     InvalidRequest,
     SaleNotOpen,
     SeatUnavailable,
 )
-from reservation.domain.model import Event, Money, Seat
+from reservation.domain.model import Event, Money, Seat, Wish
 from reservation.dynamodb.hints import HintTable
 from reservation.ports import Recorded
 from tests.support.faults import LoseReply

@@ -20,7 +20,7 @@ from reservation.domain.errors import (
     ReservationNotFound,
     SeatUnavailable,
 )
-from reservation.domain.idempotency import scoped_key
+from reservation.domain.idempotency import Record, scoped_key
 from reservation.domain.model import Event, Metadata, Money, Reservation, Seat, Status, order_id_of
 from reservation.dynamodb.items import Item, reservation_to_item, seat_key
 from reservation.ports import Recorded
@@ -264,7 +264,7 @@ async def test_the_record_of_a_key_is_recalled_until_its_window_ends(venue: Venu
     key = scoped_key(user_id="user_1", rpc=CREATE, key="key_1", content=CONTENT)
     venue.clock.advance(WINDOW_MS - 1)
     record = await party.store.recall(key, soon())
-    assert record is not None
+    assert isinstance(record, Record)
     assert (record.key, record.op_id, record.expires_at) == (key, made.reservation.op_id, NOW + WINDOW_MS)
     assert events.body(record.answer) == events.body(made.reservation)
     venue.clock.advance(1)

@@ -47,11 +47,9 @@ AN_HOUR = 3_600_000
 LIMITED = Catalog(Event("evt_limited", max_holds_per_user=1), catalog.demo().seats[:2])
 SERVED = (
     *(f"ReservationService/{verb}Reservation" for verb in ("Create", "Get", "Confirm", "Cancel")),
-    "ReservationService/ExtendHold",
-    "ReservationService/ListReservations",
-    "InventoryService/CheckAvailability",
-    "InventoryService/GetInventoryStatus",
-    "InventoryService/ListSeats",
+    *("ReservationService/ExtendHold", "ReservationService/ListReservations"),
+    *(f"InventoryService/{command}" for command in ("ReserveSeat", "CommitReservation", "ReleaseHold")),
+    *("InventoryService/CheckAvailability", "InventoryService/GetInventoryStatus", "InventoryService/ListSeats"),
 )
 UNSERVED = (*("InventoryService/ReserveSeat", "InventoryService/CommitReservation", "InventoryService/ReleaseHold"),)
 UNSERVED_STREAM = "ReservationService/WatchReservation"

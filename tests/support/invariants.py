@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from reservation.domain.model import Reservation, Seat, SeatStatus, Status, order_id_of
+from reservation.domain.model import Reservation, Seat, SeatStatus, Status, hold_id_of, order_id_of
 from reservation.dynamodb.items import (
     Item,
     is_seat_pk,
@@ -52,14 +52,15 @@ class Rows:
         return [orjson.loads(row["detail"]["S"]) for row in rows if row["reservationId"]["S"] == reservation_id]
 
 
-def violations(rows: Rows, *, now: int = 0) -> list[str]:
+def violations(rows: Rows, *, now: int = 0, seats_elsewhere: bool = False) -> list[str]:
     """Everything that is wrong, in words; empty if nothing is.
 
     `now`: the latest clock of any process so far, in milliseconds. Only a hold that ended by then may have lost seats.
+    `seats_elsewhere`: they are in a remote inventory.
     """
     return [
         *_wrong_seats(rows),
-        *_wrong_reservations(rows, now),
+        *_wrong_reservations(rows, now, seats_elsewhere=seats_elsewhere),
         *seats_with_two_owners(_reservations(rows).values(), now),
         *_wrong_slots(rows, now),
         *_wrong_orders(rows),
@@ -100,20 +101,49 @@ def _wrong_seats(rows: Rows) -> Iterator[str]:
             yield f"seat {pk} is sold and has {sorted(taken_by)}"
 
 
-def _wrong_reservations(rows: Rows, now: int) -> Iterator[str]:
+def disagreements(own: Rows, other: Rows, *, now: int) -> list[str]:
+    """What two services say differently about the sales of the first from the inventory of the second, once no command
+    and no saga is under way. A hold that ended by `now` may be gone on one side before the other."""
+    told = {each.id: each for each in _reservations(own).values()}
+    kept = {each.id: each for each in _reservations(other).values() if each.foreign}
+    found = [f"{each.id} is {each.status} and nobody has finished it" for each in told.values() if each.saga]
+    claims = {hold_id_of(each.id): each for each in told.values() if _has_claim(each, now)}
+    holds = {each.id: each for each in kept.values() if _has_claim(each, now)}
+    for hold_id in sorted(claims.keys() | holds.keys()):
+        claim, hold = claims.get(hold_id), holds.get(hold_id)
+        if claim is None or hold is None:
+            here, there = told.get(hold_id.removeprefix("hld_")), kept.get(hold_id)
+            found.append(f"{hold_id} is {here and here.status} here and {there and there.status} there")
+        elif (claim.status, claim.seats) != (hold.status, hold.seats):
+            found.append(
+                f"{hold_id} is {claim.status} of {claim.seat_ids} here, {hold.status} of {hold.seat_ids} there"
+            )
+        elif claim.hold_expires_at > hold.hold_expires_at:
+            found.append(f"{hold_id} ends there before it ends here")
+    return found
+
+
+def _has_claim(reservation: Reservation, now: int) -> bool:
+    live = reservation.status is Status.HOLD and reservation.hold_expires_at > now
+    return live or reservation.status is Status.CONFIRMED
+
+
+def _wrong_reservations(rows: Rows, now: int, *, seats_elsewhere: bool) -> Iterator[str]:
     """Whoever has a claim has all its seats; the due index has the live holds and nothing else."""
     holders = {pk: item["holder"]["S"] for pk, item in rows.seats.items() if "holder" in item}
     for item in rows.reservations:
         reservation = reservation_from_item(item)
         lost = [pk for pk in _seat_pks(reservation) if holders.get(pk) != reservation.id]
         past = reservation.status is Status.HOLD and reservation.hold_expires_at <= now
-        if reservation.status not in _EVENT_OF:
+        if reservation.status not in _EVENT_OF and not (seats_elsewhere and reservation.status is Status.FAILED):
             yield f"{reservation.id} is {reservation.status}, which no command makes"
-        if reservation.seat_status is not None and lost and not past:
+        if reservation.seat_status is not None and lost and not past and not seats_elsewhere:
             yield f"{reservation.id} is {reservation.status} without {lost}"
         due = item.get("expiryShard", {}).get("S")
         if due != (reservation.shard if reservation.status is Status.HOLD else None):
             yield f"{reservation.id} is {reservation.status} and in the due index under {due}"
+        if reservation.foreign and "userId" in item:
+            yield f"{reservation.id} is in its user's list"
         if reservation.status is not Status.CONFIRMED and (reservation.order_id or reservation.payment_intent_id):
             yield f"{reservation.id} is {reservation.status} and has an order or a payment"
     for reservation_id, count in Counter(item["reservationId"]["S"] for item in rows.reservations).items():
@@ -158,7 +188,7 @@ def _wrong_slots(rows: Rows, now: int) -> Iterator[str]:
 def _wrong_orders(rows: Rows) -> Iterator[str]:
     """Exactly one for each confirmed reservation, with its payment and seats."""
     reservations = _reservations(rows)
-    confirmed = {each.id for each in reservations.values() if each.status is Status.CONFIRMED}
+    confirmed = {each.id for each in reservations.values() if each.status is Status.CONFIRMED and not each.foreign}
     ordered = Counter(order["reservationId"]["S"] for order in rows.orders)
     for reservation_id in sorted(confirmed | set(ordered)):
         if ordered[reservation_id] != (reservation_id in confirmed):
@@ -202,6 +232,9 @@ def _wrong_records(rows: Rows) -> Iterator[str]:
     reservations = _reservations(rows)
     told: Counter[tuple[str, int]] = Counter()
     for item in rows.idempotency:
+        if "answer" not in item:
+            yield f"a key record waits for a saga of {item['reservationId']['S']}"
+            continue
         answer = reservation_from_item(item["answer"]["M"])
         told[answer.id, answer.version] += 1
         reservation = reservations.get(answer.id)
@@ -226,15 +259,18 @@ def _wrong_outbox(rows: Rows) -> Iterator[str]:
     sent: dict[str, list[Item]] = defaultdict(list)
     for row in sorted(rows.outbox, key=lambda row: row["seq"]["S"]):
         sent[row["reservationId"]["S"]].append(row)
-    for reservation_id in sorted(set(sent) | set(reservations)):
+    for reservation_id in sorted(set(sent) | {each.id for each in reservations.values() if not each.foreign}):
         reservation = reservations.get(reservation_id)
         if reservation is None:
             yield f"events tell of {reservation_id}, which does not exist"
             continue
+        if reservation.foreign:
+            yield f"events tell of {reservation_id}, which stands for another service's reservation"
+            continue
         details = [orjson.loads(row["detail"]["S"]) for row in sent[reservation_id]]
         if [detail["version"] for detail in details] != list(range(1, reservation.version + 1)):
             yield f"{reservation_id} has version {reservation.version} and events {[d['version'] for d in details]}"
-        elif details[-1]["type"] != _last_event(reservation):
+        elif details and details[-1]["type"] != _last_event(reservation):
             yield f"{reservation_id} is {reservation.status} and its last event {details[-1]['type']}"
         for row, detail in zip(sent[reservation_id], details, strict=True):
             if row["shard"]["S"] != reservation.shard:

@@ -14,14 +14,15 @@ from aiobotocore.session import AioSession
 
 from reservation.aws.client import AwsClient
 from reservation.aws.session import AwsConfig, connect, session
-from reservation.domain.commands import Cancel, Confirm, Create, Extend, Wish
-from reservation.domain.model import Event, Metadata, Money, Reservation, Seat
+from reservation.domain.commands import Cancel, Commit, Confirm, Create, Extend, Release, Reserve
+from reservation.domain.model import Event, Metadata, Money, Reservation, Seat, Wish
 from reservation.dynamodb.events import EventImport
 from reservation.dynamodb.halls import Halls
 from reservation.dynamodb.items import Item, seat_key
 from reservation.dynamodb.reservations import DynamoReservations
 from reservation.dynamodb.seats import EmbeddedInventory
 from reservation.dynamodb.tables import Tables, create_tables
+from reservation.holds import Holds
 from reservation.ports import Recorded
 from reservation.service import Policy, Reservations
 from tests.support.conflict_proxy import ConflictProxy
@@ -71,6 +72,7 @@ class Party:
     inventory: EmbeddedInventory
     store: DynamoReservations
     service: Reservations
+    holds: Holds
 
     async def create(
         self,
@@ -125,6 +127,22 @@ class Party:
         command = Extend(reservation_id, seconds, reason, owner, key, traceparent)
         return await self.service.extend(command, soon(patience))
 
+    async def reserve(
+        self, reservation_id: str, *seat_ids: str, until: int | None = None, event: str = EVENT.id, user: str = "user_1"
+    ) -> Reservation:
+        """For another service's reservation; `until` in milliseconds."""
+        return await self.holds.reserve(Reserve(reservation_id, event, seat_ids, user, until), soon())
+
+    async def commit(
+        self, reservation_id: str, *seat_ids: str, quantity: int = 0, payment: str = "pay_1", event: str = EVENT.id
+    ) -> Reservation:
+        return await self.holds.commit(Commit(reservation_id, event, seat_ids, quantity, payment), soon())
+
+    async def release(
+        self, reservation_id: str, *seat_ids: str, quantity: int = 0, reason: str = "", event: str = EVENT.id
+    ) -> Reservation:
+        return await self.holds.release(Release(reservation_id, event, seat_ids, quantity, reason), soon())
+
     async def get(self, reservation_id: str, owner: str | None = None) -> Reservation:
         return await self.service.get(reservation_id, owner, soon())
 
@@ -176,7 +194,7 @@ class Venue:
         store = DynamoReservations(client, self.tables, inventory, now=clock.now, key_window=window, changed=changed)
         policy = Policy(hold=hold, max_clock_skew=SKEW_MS, max_holds_per_user=max_holds)
         service = Reservations(store, inventory, policy, clock, lambda key: shard or shard_by_hash(key))
-        party = Party(client, clock, halls, inventory, store, service)
+        party = Party(client, clock, halls, inventory, store, service, Holds(service, store, policy, clock))
         self._parties.append(party)
         return party
 
@@ -229,6 +247,7 @@ class Venue:
     async def drain(self) -> None:
         """Waits until no command is under way."""
         for party in self._parties:
+            await party.holds.drain()
             await party.service.drain()
 
     async def close(self) -> None:

@@ -37,6 +37,9 @@ ERROR_DOMAIN = "reservation.traffic-tacos"
 EVENT_ID = DEMO_EVENT.id
 TABLES = ("reservations", "orders", "idempotency", "outbox", "inventory", "leases")
 
+_INVENTORY = ("CheckAvailability", "ReserveSeat", "CommitReservation", "ReleaseHold", "GetInventoryStatus", "ListSeats")
+_SERVICE_OF = dict.fromkeys(_INVENTORY, "InventoryService")
+
 Metadata = Sequence[tuple[str, str]]
 
 
@@ -225,14 +228,15 @@ class Answer:
 async def call(
     channel: grpc.aio.Channel, request: betterproto2.Message, *, metadata: Metadata = (), timeout: float = 30
 ) -> Answer:
-    """Calls the method of ReservationService that takes such a request. Raises grpc.aio.AioRpcError.
+    """Calls the method that takes such a request. Raises grpc.aio.AioRpcError.
 
     The generated stub takes neither metadata nor a deadline.
     """
     kind = type(request)
     method = kind.__name__.removesuffix("Request")
     response: type[betterproto2.Message] = getattr(messages, f"{method}Response")
-    rpc = channel.unary_unary(f"/{PACKAGE}.ReservationService/{method}", kind.SerializeToString, response.FromString)
+    name = f"{_SERVICE_OF.get(method, 'ReservationService')}/{method}"
+    rpc = channel.unary_unary(f"/{PACKAGE}.{name}", kind.SerializeToString, response.FromString)
     under_way = rpc(request, metadata=tuple(metadata), timeout=timeout)
     message = await under_way
     return Answer(message, dict(await under_way.initial_metadata()))

@@ -57,6 +57,7 @@ TABLE = [
         400,
         gateway_word="bad request",
     ),
+    Row(errors.Forbidden(), "FORBIDDEN", StatusCode.PERMISSION_DENIED, 403),
     Row(errors.EventNotFound(), "EVENT_NOT_FOUND", StatusCode.NOT_FOUND, 404, gateway_word="not found"),
     Row(errors.ReservationNotFound(), "RESERVATION_NOT_FOUND", StatusCode.NOT_FOUND, 404, gateway_word="not found"),
     Row(

@@ -25,17 +25,18 @@ ARROWS = {
     "audit": "dynamodb aws domain",
     # The composition root knows everybody; nobody knows it but those who start a service.
     "app": (
-        "api background service watches availability audience inventory dynamodb eventbridge aws telemetry ports domain"
-        " clock settings"
+        "api background service watches availability holds audience inventory dynamodb eventbridge aws telemetry ports"
+        " domain clock settings"
     ),
     # Inward: edges and loops -> use cases -> ports -> domain.
-    "api": "service watches availability ports domain gen edge",
+    "api": "service watches availability holds ports domain gen edge",
     "background": (
         "service ports domain aws eventbridge clock dynamodb.tables dynamodb.leases dynamodb.outbox dynamodb.retirement"
     ),
     "watches": "service audience ports domain",
     "service": "ports domain flights",
     "availability": "ports domain",
+    "holds": "service ports domain flights",
     "ports": "domain",
     "domain": "",
     # Adapters: each knows its own wire and the domain, none knows another or the api.

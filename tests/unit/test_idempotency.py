@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reservation.domain.commands import Cancel, Confirm, Create, Extend, Wish
-from reservation.domain.errors import IdempotencyConflict
-from reservation.domain.idempotency import Key, Record, scoped_key, token_key
-from reservation.domain.model import Metadata
+from reservation.domain.commands import Cancel, Confirm, Create, Extend
+from reservation.domain.errors import IdempotencyConflict, IdempotencyInProgress
+from reservation.domain.idempotency import Key, Record, Running, scoped_key, token_key
+from reservation.domain.model import Metadata, Wish
 from tests.unit.examples import HOLD, NEW_YEAR, patient
 
 parts = st.lists(st.text(max_size=8), max_size=4).map(tuple)
@@ -227,3 +227,12 @@ def test_creates_are_equal_only_with_equal_event_token_and_seats(
     commands = [Create(event, tuple(seats), "u", token) for event, token, seats in (one, other)]
     equal = one[:2] == other[:2] and sorted(one[2]) == sorted(other[2])
     assert (commands[0].content == commands[1].content) == equal
+
+
+def test_a_record_of_a_running_saga_has_no_answer_yet_and_tells_other_content_apart() -> None:
+    key = scoped_key(**FIELDS)
+    running = Running(key, HOLD.id, NEW_YEAR)
+    with pytest.raises(IdempotencyInProgress):
+        running.replay(key)
+    with pytest.raises(IdempotencyConflict):
+        running.replay(scoped_key(**FIELDS | {"content": ("evt_1", "A-13")}))

@@ -45,6 +45,12 @@ CANCELLED = advanced(model.cancel(TO_CANCEL, reason="", now=NOW, op_id="op_cance
 EXPIRED = advanced(model.expire(TO_EXPIRE, now=DEADLINE, op_id="op_expire"))
 
 
+FOREIGN = replace(
+    held("other", 5), id="hld_rsv_other", status=Status.CONFIRMED, payment_intent_id="pay", order_id="ord"
+)
+"""A hold for another service's reservation, sold: its order and its events are not ours."""
+
+
 def seat_of(number: int, **state: Item) -> Item:
     return new_seat_to_item("evt", seat(number)) | state
 
@@ -59,7 +65,7 @@ def slot_of(number: int, **state: Item) -> Item:
 
 
 RIGHT = Rows(
-    reservations=tuple(map(reservation_to_item, (HELD, SOLD, CANCELLED, EXPIRED))),
+    reservations=tuple(map(reservation_to_item, (HELD, SOLD, CANCELLED, EXPIRED, FOREIGN))),
     orders=(order_to_item(SOLD),),
     idempotency=(record_to_item(Key("k1", "f"), HELD, NOW), record_to_item(Key("k2", "f"), SOLD, NOW)),
     outbox=tuple(outbox_to_item(it, "") for it in (HELD, TO_SELL, SOLD, TO_CANCEL, CANCELLED, TO_EXPIRE, EXPIRED)),
@@ -70,6 +76,7 @@ RIGHT = Rows(
         seat_of(3),
         seat_of(4),
         slot_of(1),
+        seat_of(5, status={"S": "SOLD"}, holder={"S": FOREIGN.id}),
     ),
 )
 
@@ -147,6 +154,15 @@ DAMAGE: dict[str, tuple[Callable[[], Rows], str]] = {
     "a key record of a version to come": (lambda: with_record(replace(CANCELLED, version=3)), "which never was"),
     "a key record of another operation": (lambda: with_record(replace(CANCELLED, op_id="op_x")), "another operation"),
     "two key records of one command": (lambda: with_record(HELD), "2 key records"),
+    "an order of another service": (
+        lambda: replace(RIGHT, orders=(*RIGHT.orders, order_to_item(FOREIGN))),
+        f"{FOREIGN.id} has 1 orders",
+    ),
+    "an event of another service": (
+        lambda: replace(RIGHT, outbox=(*RIGHT.outbox, outbox_to_item(FOREIGN, ""))),
+        "another service's reservation",
+    ),
+    "another service's hold in a user's list": (lambda: with_reservation(FOREIGN, userId={"S": "user"}), "user's list"),
     "an event of nobody": (
         lambda: replace(RIGHT, outbox=(*RIGHT.outbox, outbox_to_item(held("x", 5), ""))),
         "which does not exist",

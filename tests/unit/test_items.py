@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reservation.domain import events, model
-from reservation.domain.idempotency import Key
-from reservation.domain.model import Event, Reservation, Seat, SeatStatus, Status
+from reservation.domain.idempotency import Key, Record, Running
+from reservation.domain.model import Event, Reservation, Saga, Seat, SeatStatus, Status
 from reservation.dynamodb import items
 from reservation.dynamodb.items import Item, SeatState
 from tests.unit.examples import HOLD, NEW_YEAR, ids, in_state, patient, prices, reservations, seats, texts, times
@@ -24,6 +24,15 @@ def test_a_reservation_is_read_as_it_was_written(reservation: Reservation) -> No
     assert items.reservation_from_item(items.reservation_to_item(reservation)) == reservation
 
 
+@patient
+@given(reservations())
+def test_a_hold_for_another_service_is_read_as_it_was_written_and_in_no_users_index(own: Reservation) -> None:
+    foreign = replace(own, id=model.hold_id_of(own.id))
+    item = items.reservation_to_item(foreign)
+    assert items.reservation_from_item(item) == foreign
+    assert "userId" not in item
+
+
 limits = st.none() | st.integers(1, 86_400)
 
 
@@ -32,12 +41,30 @@ limits = st.none() | st.integers(1, 86_400)
 def test_a_record_is_read_as_it_was_written(answer: Reservation, key: str, print_: str, second: int) -> None:
     """It keeps what answers are made of; the shard and what only people read stay with the reservation."""
     record = items.record_from_item(items.record_to_item(Key(key, print_), answer, second * 1000))
+    assert isinstance(record, Record)
     assert record.key == Key(key, print_)
     assert record.op_id == answer.op_id
     assert record.expires_at == second * 1000
-    assert record.answer == replace(
-        answer, shard="", reservation_token="", reason="", metadata=None, slot=None, extended_by=()
-    )
+    kept = replace(answer, shard="", reservation_token="", reason="", metadata=None, slot=None)
+    assert record.answer == replace(kept, extended_by=(), saga=None, wish=None)
+
+
+@patient
+@given(st.text(), st.text(), ids, st.integers(0, 10**10))
+def test_a_record_of_a_running_saga_is_read_as_it_was_written(key: str, print_: str, name: str, second: int) -> None:
+    running = Running(Key(key, print_), f"rsv_{name}", second * 1000)
+    item = items.running_to_item(running.key, replace(HOLD, id=running.reservation_id), running.expires_at)
+    assert items.record_from_item(item) == running
+
+
+def test_what_a_saga_is_under_way_with_is_due_in_a_partition_of_its_own() -> None:
+    saga = Saga(NEW_YEAR, "key_1", "print_1", True, TRACEPARENT)
+    for status in (Status.PENDING, Status.HOLD, Status.CANCELLED):
+        under_way = replace(in_state(status), saga=saga)
+        item = items.reservation_to_item(under_way)
+        assert items.reservation_from_item(item) == under_way
+        assert item["expiryShard"] == {"S": "saga#0007"}
+    assert items.reservation_to_item(HOLD)["expiryShard"] == {"S": "0007"}
 
 
 @patient

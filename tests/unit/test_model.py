@@ -18,7 +18,7 @@ from reservation.domain.errors import (
     ReservationExpired,
     ReservationNotFound,
 )
-from reservation.domain.model import Money, Reservation, SeatStatus, Status, order_id_of, total_of
+from reservation.domain.model import Money, Reservation, Saga, SeatStatus, Status, hold_id_of, order_id_of, total_of
 from tests.unit.examples import HOLD, in_state, patient, reservations, seats, times
 
 SKEW = 1_000
@@ -122,6 +122,54 @@ def test_who_was_told_expired_is_never_proven_wrong(now: int, apart: int) -> Non
         for command in (COMMANDS["confirm, same payment"], extended):
             with pytest.raises(ReservationExpired):
                 command(HOLD, now + apart)
+
+
+class TestProlonging:
+    """How a hold for another service's reservation comes to end later."""
+
+    def test_a_hold_ends_later_if_that_is_asked_for_and_never_earlier(self) -> None:
+        later = model.prolong(HOLD, hold_expires_at=DEADLINE + 1, now=DEADLINE - 1, op_id="op")
+        assert later is not None
+        stamps: dict[str, Any] = {"updated_at": DEADLINE - 1, "version": 2, "op_id": "op"}
+        assert later == replace(HOLD, hold_expires_at=DEADLINE + 1, **stamps)
+        for ends_at in (DEADLINE, DEADLINE - 1):
+            assert model.prolong(HOLD, hold_expires_at=ends_at, now=DEADLINE - 1, op_id="op") is None
+
+    @pytest.mark.parametrize("status", [status for status in Status if status is not Status.HOLD])
+    def test_only_a_hold_is_prolonged(self, status: Status) -> None:
+        with pytest.raises(ReservationError):
+            model.prolong(in_state(status), hold_expires_at=DEADLINE + 1, now=DEADLINE - 1, op_id="op")
+
+    def test_what_has_ended_is_not_prolonged(self) -> None:
+        with pytest.raises(ReservationExpired):
+            model.prolong(HOLD, hold_expires_at=DEADLINE + 1, now=DEADLINE, op_id="op")
+
+
+class TestSellingRemotely:
+    """A hold whose sale another service has been asked for: nothing takes it back, whatever the time."""
+
+    INTENT = replace(HOLD, payment_intent_id="pay_1", saga=Saga(DEADLINE))
+
+    @pytest.mark.parametrize("now", TIMES.values())
+    def test_it_neither_runs_out_nor_looks_as_if(self, now: int) -> None:
+        assert model.expire(self.INTENT, now=now, op_id="op") is None
+        assert model.as_seen(self.INTENT, now=now, max_clock_skew=SKEW) == self.INTENT
+        for command in ("confirm, same payment", "confirm, other payment", "cancel"):
+            assert COMMANDS[command](self.INTENT, now) is not None  # the store waits for the sale before it writes
+
+    def test_it_is_sold_or_given_up_at_any_time(self) -> None:
+        late: dict[str, Any] = {"updated_at": DEADLINE + 1, "version": 2, "op_id": "op", "saga": None}
+        sold = replace(self.INTENT, status=Status.CONFIRMED, order_id="ord_0194", **late)
+        assert model.sell(self.INTENT, now=DEADLINE + 1, op_id="op") == sold
+        unsold = replace(self.INTENT, status=Status.EXPIRED, payment_intent_id="", **late)
+        assert model.give_up_sale(self.INTENT, now=DEADLINE + 1, op_id="op") == unsold
+
+
+def test_a_hold_for_another_service_is_no_users_and_has_that_services_order() -> None:
+    foreign = replace(HOLD, id=hold_id_of("rsv_0194"))
+    assert (HOLD.foreign, HOLD.owner) == (False, HOLD.user_id)
+    assert (foreign.id, foreign.foreign, foreign.owner) == ("hld_rsv_0194", True, None)
+    assert order_id_of(foreign.id) == order_id_of("rsv_0194") == "ord_0194"
 
 
 def _confirm(held: Reservation, now: int) -> Reservation | None:

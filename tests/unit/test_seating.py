@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reservation.domain.commands import Wish
-from reservation.domain.model import Money, Seat, SeatStatus, SectionKind, Spot
+from reservation.domain.model import Money, Seat, SeatStatus, SectionKind, Spot, Wish
 from reservation.domain.seating import BLOCKED, FREE, SOLD, Block, Count, Hall, Place, Section
 from tests.unit.examples import NEW_YEAR, patient
 

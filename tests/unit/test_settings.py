@@ -24,6 +24,9 @@ DEFAULTS: dict[str, Any] = {
     "BIND_HOST": "127.0.0.1",
     "SERVER_PORT": 8010,
     "GRPC_SERVER_PORT": 8011,
+    "GRPC_CLIENT_INVENTORY_SERVICE_ADDRESS": None,
+    "GRPC_CLIENT_INVENTORY_SERVICE_TIMEOUT": 0.25,
+    "GRPC_CLIENT_INVENTORY_SERVICE_FAILURE_RATE_THRESHOLD": 50,
     "JWT_ISSUER_URI": None,
     "HOLD_SECONDS": 60,
     "IDEMPOTENCY_TTL_SECONDS": 300,
@@ -55,6 +58,9 @@ OTHER: dict[str, tuple[str, Any]] = {
     "BIND_HOST": ("::1", "::1"),
     "SERVER_PORT": ("0", 0),
     "GRPC_SERVER_PORT": ("65535", 65535),
+    "GRPC_CLIENT_INVENTORY_SERVICE_ADDRESS": ("inventory:8011", "inventory:8011"),
+    "GRPC_CLIENT_INVENTORY_SERVICE_TIMEOUT": ("1s", 1.0),
+    "GRPC_CLIENT_INVENTORY_SERVICE_FAILURE_RATE_THRESHOLD": ("12.5", 12.5),
     "HOLD_SECONDS": ("5", 5),
     "IDEMPOTENCY_TTL_SECONDS": ("1", 1),
     "MAX_SEATS_PER_RESERVATION": ("1", 1),
@@ -75,6 +81,14 @@ BAD = [
     ("SERVER_PORT", "-1"),
     ("SERVER_PORT", "65536"),
     ("GRPC_SERVER_PORT", "grpc"),
+    ("GRPC_CLIENT_INVENTORY_SERVICE_ADDRESS", "inventory"),
+    ("GRPC_CLIENT_INVENTORY_SERVICE_ADDRESS", "http://inventory:8011"),
+    ("GRPC_CLIENT_INVENTORY_SERVICE_ADDRESS", "static://a:1,b:2"),
+    ("GRPC_CLIENT_INVENTORY_SERVICE_TIMEOUT", "9ms"),
+    ("GRPC_CLIENT_INVENTORY_SERVICE_TIMEOUT", "2s"),
+    ("GRPC_CLIENT_INVENTORY_SERVICE_TIMEOUT", "soon"),
+    ("GRPC_CLIENT_INVENTORY_SERVICE_FAILURE_RATE_THRESHOLD", "0"),
+    ("GRPC_CLIENT_INVENTORY_SERVICE_FAILURE_RATE_THRESHOLD", "101"),
     ("HOLD_SECONDS", "4"),
     ("HOLD_SECONDS", "1 minute"),
     ("IDEMPOTENCY_TTL_SECONDS", "0"),
@@ -96,11 +110,13 @@ BAD = [
 ]
 
 ISSUER_ALIAS = "SPRING_SECURITY_OAUTH2_RESOURCESERVER_JWT_ISSUER_URI"
+RATE_ALIAS = "RESILIENCE4J_CIRCUITBREAKER_INSTANCES_INVENTORY_GRPC_FAILURE_RATE_THRESHOLD"
+TIMEOUT_ALIAS = "RESILIENCE4J_TIMELIMITER_INSTANCES_INVENTORY_GRPC_TIMEOUT_DURATION"
 
 
 @pytest.fixture(autouse=True)
 def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in (*DEFAULTS, ISSUER_ALIAS):
+    for variable in (*DEFAULTS, ISSUER_ALIAS, RATE_ALIAS, TIMEOUT_ALIAS):
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -151,6 +167,42 @@ def test_an_issuer_is_refused_under_either_name(variable: str, monkeypatch: pyte
     monkeypatch.setenv(variable, "https://issuer.example")
     with pytest.raises(SettingsError, match="does not verify tokens"):
         Settings.from_environment()
+
+
+def test_the_inventorys_failure_rate_is_read_under_its_older_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RATE_ALIAS, "30")
+    rate = {"GRPC_CLIENT_INVENTORY_SERVICE_FAILURE_RATE_THRESHOLD": 30}
+    assert _of(Settings.from_environment()) == DEFAULTS | rate
+
+
+def test_the_inventorys_time_out_is_read_under_its_older_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TIMEOUT_ALIAS, "400ms")
+    assert _of(Settings.from_environment()) == DEFAULTS | {"GRPC_CLIENT_INVENTORY_SERVICE_TIMEOUT": 0.4}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("250ms", 0.25), ("0.5s", 0.5), ("1s", 1), ("300", 0.3), (" 10ms ", 0.01)]
+)
+def test_a_time_out_has_a_unit_or_is_in_milliseconds(
+    text: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRPC_CLIENT_INVENTORY_SERVICE_TIMEOUT", text)
+    assert Settings.from_environment().grpc_client_inventory_service_timeout == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("inventory:8011", "inventory:8011"),
+        ("static://10.0.0.7:8011", "10.0.0.7:8011"),
+        ("dns:///inventory.sales.svc:8011", "dns:///inventory.sales.svc:8011"),
+    ],
+)
+def test_an_inventorys_address_may_say_how_it_is_resolved(
+    text: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRPC_CLIENT_INVENTORY_SERVICE_ADDRESS", text)
+    assert Settings.from_environment().grpc_client_inventory_service_address == target
 
 
 def test_a_bad_value_under_an_older_name_is_told_under_that_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,21 @@ def extend(**changes: Any) -> Check:
 PAGES = Pages("reservations", "user_1")
 
 
+def reserve(**changes: Any) -> Check:
+    good = {"reservation_id": "rsv_1", "event_id": "evt_1", "seat_ids": ["A-1", "A-2"]}
+    return lambda: validation.reserve(messages.ReserveSeatRequest(**good | changes), max_seats=MAX_SEATS)
+
+
+def commit(**changes: Any) -> Check:
+    good = {"reservation_id": "rsv_1", "event_id": "evt_1", "payment_intent_id": "pay_1"}
+    return lambda: validation.commit(messages.CommitReservationRequest(**good | changes), max_seats=MAX_SEATS)
+
+
+def release(**changes: Any) -> Check:
+    good = {"reservation_id": "rsv_1", "event_id": "evt_1"}
+    return lambda: validation.release(messages.ReleaseHoldRequest(**good | changes), max_seats=MAX_SEATS)
+
+
 def list_(**fields: Any) -> Check:
     return lambda: validation.list_(messages.ListReservationsRequest(**fields), PAGES)
 
@@ -62,7 +77,23 @@ def key(value: str) -> Check:
 UNKNOWN_STATUS = messages.ReservationStatus(99)
 NEGATIVE_STATUS = messages.ReservationStatus(-1)
 
+_HOLDS = (reserve, commit, release)
+
 BAD: list[tuple[Check, list[tuple[str, str]]]] = [
+    *[(of(reservation_id=""), [("reservation_id", REQUIRED)]) for of in _HOLDS],
+    *[(of(reservation_id="rsv#1"), [("reservation_id", "contains #")]) for of in _HOLDS],
+    *[(of(event_id=TOO_LONG), [("event_id", OVERLONG)]) for of in _HOLDS],
+    *[(of(idempotency_key="k" * 256), [("idempotency_key", "is longer than 255 characters")]) for of in _HOLDS],
+    *[(of(seat_ids=["A-1", "A-1"]), [("seat_ids", "names a seat twice")]) for of in _HOLDS],
+    *[(of(seat_ids=["A-1"], quantity=2), [("quantity", "is not the number of seat_ids")]) for of in _HOLDS],
+    (reserve(seat_ids=[]), [("quantity", "is not between 1 and 4")]),
+    (reserve(user_id=TOO_LONG), [("user_id", OVERLONG)]),
+    (reserve(section="\x7f"), [("section", CONTROL)]),
+    (commit(quantity=5), [("quantity", "is not between 0 and 4")]),
+    (commit(user_id="u\x00"), [("user_id", CONTROL)]),
+    (commit(payment_intent_id=""), [("payment_intent_id", REQUIRED)]),
+    (release(quantity=-1), [("quantity", "is not between 0 and 4")]),
+    (release(reason="r" * 513), [("reason", "is longer than 512 characters")]),
     (create(event_id=""), [("event_id", REQUIRED)]),
     (create(event_id=TOO_LONG), [("event_id", OVERLONG)]),
     (create(event_id="evt\n1"), [("event_id", CONTROL)]),
@@ -194,6 +225,12 @@ GOOD: list[Check] = [
     extend(),
     extend(extension_seconds=1, reason="x" * 512),
     extend(extension_seconds=3600, reservation_id=LONG, user_id=LONG),
+    reserve(),
+    reserve(reservation_id=LONG, event_id=LONG, user_id=LONG, section=LONG, quantity=2, idempotency_key="k" * 255),
+    commit(),
+    commit(seat_ids=["A-1"], quantity=1, payment_intent_id=LONG, user_id=LONG),
+    release(quantity=4),
+    release(seat_ids=["A-1", "A-2"], reason="x" * 512),
     list_(),
     list_(user_id=LONG, event_id=LONG, page_size=100),
     list_(page_token=PAGES.token("0194")),
@@ -219,6 +256,7 @@ def test_every_control_character_is_refused(code: int) -> None:
 @pytest.mark.parametrize("quantity", [1, MAX_SEATS])
 def test_a_choice_left_to_the_service_is_a_good_request(quantity: int) -> None:
     create(seat_ids=[], quantity=quantity)()
+    reserve(seat_ids=[], quantity=quantity)()
 
 
 def test_a_refusal_never_repeats_the_offending_value() -> None:
