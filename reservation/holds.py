@@ -34,8 +34,8 @@ class Holds:
     async def reserve(self, command: Reserve, until: float) -> Reservation:
         """The hold lasts at least until the time that was asked for, if not longer by an earlier command.
 
-        Raises EventNotFound, InvalidRequest, SaleNotOpen, SeatUnavailable, HoldLimitReached, IdempotencyConflict (the hold has other seats),
-        ReservationExpired, ReservationAlreadyConfirmed, ReservationAlreadyCancelled.
+        Raises EventNotFound, InvalidRequest, SaleNotOpen, SeatUnavailable, HoldLimitReached, IdempotencyConflict (the
+        hold has other seats), ReservationExpired, ReservationAlreadyConfirmed, ReservationAlreadyCancelled.
         """
         self._reservations.require_trusted_clock()
         return (await self._flights.run(None, lambda: self._reserve(command, until), until)).result
