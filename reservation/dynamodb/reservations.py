@@ -182,7 +182,7 @@ class DynamoReservations:
         if any(_op_id(failed.item) == draft.op_id for failed in verdict.failed(Role.RESERVATION)):
             return Recorded(draft)
         seats = self._inventory.judge(draft, verdict.failed(Role.SEAT), asked_at)
-        if seats.mine or any(_holder(slot.item) == draft.id for slot in verdict.failed(Role.SLOT)):
+        if seats.mine:
             return Recorded(draft)
         if not verdict.undecided(Role.KEY) and not _equal_won(_keys_of(seats), key, attempt):
             self._refuse(draft, seats, asked_at)
