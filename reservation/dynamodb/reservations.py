@@ -157,7 +157,7 @@ class DynamoReservations(DynamoRecords):
             if draft.foreign and there.item is not None:
                 raise Superseded(reservation_from_item(there.item))
         seats = self._inventory.judge(draft, verdict.failed(Role.SEAT), asked_at)
-        if seats.mine or any(_holder(slot.item) == draft.id for slot in verdict.failed(Role.SLOT)):
+        if seats.mine:
             return _mine(draft)
         if not verdict.undecided(Role.KEY) and not _equal_won(_keys_of(seats), key, attempt):
             self._refuse(draft, seats, asked_at)

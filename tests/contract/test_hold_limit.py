@@ -165,6 +165,20 @@ async def test_a_replay_at_the_limit_gets_the_original_answer(venue: Venue, sent
     assert violations(await venue.rows()) == []
 
 
+@pytest.mark.parametrize("end", ["confirm", "cancel"])
+async def test_a_replay_of_what_has_left_its_slot_to_another_hold_gets_the_original_answer(
+    venue: Venue, end: str
+) -> None:
+    """The slots do not tell any more that the key's own request was here. The record does."""
+    party = venue.party(max_holds=1)
+    first = await party.create("A-1", key="key_1")
+    await getattr(party, end)(first.reservation.id)
+    await party.create("A-2")
+    again = await venue.party(max_holds=1).create("A-1", key="key_1")
+    assert again.replayed
+    assert events.body(again.reservation) == events.body(first.reservation)
+
+
 async def test_at_the_limit_a_key_with_other_content_is_still_a_conflict_of_keys(party: Party) -> None:
     await party.create("A-1", key="key_1")
     await party.create("A-2")
