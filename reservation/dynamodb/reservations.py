@@ -222,19 +222,19 @@ class DynamoReservations(DynamoRecords):
             verdict = await transact(self._client, self._advance_actions(before, after, key, traceparent), until)
             if verdict is None:
                 self._event_written(after.shard)
-                return self._advanced(Recorded(after))
+                return self._advanced(after, Recorded(after))
             if (outcome := self._read_advance(verdict, before, after, key)) is not None:
-                return self._advanced(outcome)
+                return self._advanced(after, outcome)
             if _slot_is_lost(verdict, after):
                 after = _without_slot(after)
             else:
                 await back_off(attempt, until, verdict, time_is_up(verdict))
         raise AssertionError("back_off ends it")
 
-    def _advanced(self, recorded: Recorded) -> Recorded:
-        self._changed(recorded.reservation)
-        if not recorded.replayed:
-            self._inventory.followed(recorded.reservation, recorded.reservation.seats)
+    def _advanced(self, after: Reservation, recorded: Recorded) -> Recorded:
+        if recorded.reservation.op_id == after.op_id:  # this very command's, even if it is a record that says so
+            self._changed(after)
+            self._inventory.followed(after, after.seats)
         return recorded
 
     def _advance_actions(

@@ -8,7 +8,7 @@ import pytest
 
 from reservation.domain.model import Reservation, Status
 from reservation.dynamodb.items import reservation_to_item
-from tests.support.faults import LoseReply, Request
+from tests.support.faults import Answer, Hold, LoseReply, Request, cancellation_body
 from tests.support.store import HOLD_MS, NOW, Party, Venue, soon
 from tests.unit.examples import HOLD
 
@@ -21,26 +21,43 @@ async def _expire(party: Party, held: Reservation) -> None:
 
 
 CHANGES: dict[Status, Change] = {
-    Status.CONFIRMED: lambda party, held: party.confirm(held.id),
+    Status.CONFIRMED: lambda party, held: party.confirm(held.id, key="k"),
     Status.CANCELLED: lambda party, held: party.cancel(held.id),
     Status.EXPIRED: _expire,
 }
 
 
-@pytest.mark.parametrize("lost", [False, True], ids=["answered", "reply lost"])
+@pytest.mark.parametrize("lost", [False, True], ids=["answered", "found out later"])
 async def test_each_change_by_this_process_is_told_as_it_is_stored(venue: Venue, lost: bool) -> None:
     told: list[Reservation] = []
     async with venue.behind() as (proxy, client):
         for seat_id, (status, change) in zip(("A-1", "A-2", "A-3"), CHANGES.items(), strict=True):
             party = venue.party(client, changed=told.append)
-            held = (await party.create(seat_id)).reservation
+            held = (await party.create(seat_id, metadata=HOLD.metadata, token="t")).reservation
             if lost:
                 proxy.script(_is_transaction, LoseReply())
+                proxy.script(_is_transaction, _conflict(items=5 if status is Status.CONFIRMED else 3))
             await change(party, held)
             stored = await venue.party().get(held.id)
             assert (stored.status, stored.version) == (status, 2)
             assert told == [stored]
             told.clear()
+
+
+async def test_what_only_the_record_of_an_equal_command_tells_is_told_to_nobody(venue: Venue) -> None:
+    """It is an answer, and less than the reservation: who watches is told the whole of it by the next look."""
+    told: list[Reservation] = []
+    async with venue.behind() as (proxy, client):
+        party = venue.party(client, changed=told.append)
+        held = (await party.create("A-1", metadata=HOLD.metadata)).reservation
+        write = Hold()
+        proxy.script(_is_transaction, write)
+        late = asyncio.create_task(party.confirm(held.id, key="k"))
+        await write.reached.wait()
+        await venue.party().confirm(held.id, key="k")
+        write.event.set()
+        assert (await late).replayed
+    assert told == []
 
 
 async def test_one_read_finds_those_of_a_hundred_that_have_changed(venue: Venue) -> None:
@@ -58,6 +75,11 @@ async def test_one_read_finds_those_of_a_hundred_that_have_changed(venue: Venue)
     assert sorted(newer, key=lambda each: each.id) == [each for each in now if each.version > 1]
     assert gone not in newer
     assert list(await party.service.newer(now, soon())) == []
+
+
+def _conflict(items: int) -> Answer:
+    """A verdict that gives the next try a token of its own, so that it meets what the try before it has done."""
+    return Answer(400, cancellation_body([{"Code": "TransactionConflict"}] * items))
 
 
 def _is_transaction(request: Request) -> bool:

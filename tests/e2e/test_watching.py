@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -113,17 +112,29 @@ async def test_every_door_tells_the_body_of_get_now_and_the_moment_it_changes_an
         assert await watch.code() is grpc.StatusCode.OK
 
 
-async def test_a_change_by_another_process_reaches_every_door(system: System, edge: Edge) -> None:
-    async with serving(system.settings) as other:
-        held = await hold(system.channel, system.fresh_seats(), user_id="ann")
+async def test_changes_by_this_process_are_told_without_waiting_for_a_look_which_comes_once_a_second(
+    system: System, edge: Edge
+) -> None:
+    async with asyncio.timeout(6):
+        for _ in range(10):
+            held = await hold(system.channel, system.fresh_seats(), user_id="ann")
+            watch = grpc_watch(edge.channel, held, "ann")
+            await first_of(watch)
+            await call(system.channel, messages.CancelReservationRequest(reservation_id=held))
+            assert [message.status.name for message in await rest_of(watch)] == ["CANCELLED"]
+
+
+async def test_a_change_by_another_process_reaches_every_door_long_before_the_hold_would_end(
+    system: System, edge: Edge
+) -> None:
+    async with serving(system.settings.model_copy(update={"hold_seconds": 60})) as other:
+        held = await hold(other.channel, system.fresh_seats(), user_id="ann")
         watch = grpc_watch(edge.channel, held, "ann")
-        async with sse(edge.rest, held, "ann") as told:
+        async with sse(edge.rest, held, "ann") as told, asyncio.timeout(30):
             await asyncio.gather(anext(told), first_of(watch))
             await call(other.channel, messages.CancelReservationRequest(reservation_id=held, user_id="ann"))
-            changed = time.monotonic()
             assert [each["status"] async for each in told] == ["CANCELLED"]
-            assert [message.status for message in await rest_of(watch)] == [messages.ReservationStatus.CANCELLED]
-            assert time.monotonic() - changed < 10  # two seconds, on a machine of our own
+            assert [message.status.name for message in await rest_of(watch)] == ["CANCELLED"]
 
 
 async def test_a_hold_that_just_runs_out_is_told_through_both_doors_and_nothing_ends_a_watch_before(
@@ -187,8 +198,9 @@ async def test_callers_that_leave_make_room_for_others(system: System, edge: Edg
                     pass  # one of the last ones is still on its way out
 
 
-async def test_a_stop_tells_every_watcher_and_waits_for_none(system: System) -> None:
-    """Over REST an error after the first event is an event, with the body that it has elsewhere."""
+async def test_a_stop_tells_every_watcher_before_it_waits_for_requests_to_end(system: System) -> None:
+    """Those that it had to cut off would read CANCELLED. Over REST an error after the first event is an event, with the
+    body that it has elsewhere."""
     async with AsyncExitStack() as stack:
         stopping = await stack.enter_async_context(serving(system.settings))
         async with edge_of(stopping) as edge, grpc.aio.insecure_channel(stopping.address) as channel:
@@ -196,12 +208,10 @@ async def test_a_stop_tells_every_watcher_and_waits_for_none(system: System) -> 
             watches = [grpc_watch(each, held, "ann") for each in (channel, edge.channel)]
             async with sse(edge.rest, held, "ann") as told:
                 await asyncio.gather(anext(told), *(first_of(watch) for watch in watches))
-                started = time.monotonic()
                 stop = asyncio.create_task(stack.aclose())
                 (last,) = [each async for each in told]
                 refusals = [await refusal(rest_of(watch)) for watch in watches]
                 await stop
-                assert time.monotonic() - started < 8, "it would wait for 10 seconds"
     error = last["error"]
     assert list(last) == ["error"]
     assert set(error) == {"code", "message", "timestamp", "path", "traceId"}
