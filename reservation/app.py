@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import re
+import socket
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -74,7 +76,8 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         clients = await _connect(settings, closing)
         await _require_bus(clients.events, settings.eventbridge_bus_name)
         clock = Clock(lambda: clients.requests.server_date, offset=clock_offset)
-        background = _background(settings, clients, clock)
+        worker_id = new_worker_id()
+        background = _background(settings, clients, clock, worker_id)
         reservations = _reservations(settings, clients.requests, clock, background)
         expiry = _expiry(settings, clients, clock, background)
         health = Health()
@@ -86,7 +89,7 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         await background.enroll()
         await server.start()
         log.warning("authentication.off", consequence="every caller is believed; keep the ports private")
-        log.info("serving", grpc_port=port)
+        log.info("serving", grpc_port=port, worker=worker_id)
         loops = [
             asyncio.create_task(loop, name=name)
             for name, loop in (
@@ -163,7 +166,13 @@ class _Background:
         await self.leader.stop()
 
 
-def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Background:
+def new_worker_id() -> str:
+    """Says which process it is: host-pid-chance. One that starts again in a container has the host and pid it had."""
+    host = re.sub("[^A-Za-z0-9]+", "-", socket.gethostname().partition(".")[0])
+    return f"{host[:63]}-{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def _background(settings: Settings, clients: _Clients, clock: Clock, worker_id: str) -> _Background:
     tables = tables_of(settings)
     leases = LeaseTable(clients.leases, tables.leases, lease_seconds=settings.lease_seconds)
 
@@ -175,7 +184,7 @@ def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Backgro
 
     leader = Leader(
         leases,
-        worker_id=os.urandom(8).hex(),
+        worker_id=worker_id,
         lease_seconds=settings.lease_seconds,
         shard_count=settings.shards,
         monotonic=time.monotonic,
