@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import re
+import socket
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -183,6 +185,12 @@ class _Background:
         await self.leader.stop()
 
 
+def new_worker_id() -> str:
+    """Says which process it is: host-pid-chance. One that starts again in a container has the host and pid it had."""
+    host = re.sub("[^A-Za-z0-9]+", "-", socket.gethostname().partition(".")[0])
+    return f"{host[:63]}-{os.getpid()}-{os.urandom(4).hex()}"
+
+
 def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Background:
     tables = tables_of(settings)
     leases = LeaseTable(clients.leases, tables.leases, lease_seconds=settings.lease_seconds)
@@ -193,7 +201,7 @@ def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Backgro
         for shard in gained:
             relay.gained(shard)
 
-    worker_id = os.urandom(8).hex()
+    worker_id = new_worker_id()
     leader = Leader(
         leases,
         worker_id=worker_id,

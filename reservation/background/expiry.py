@@ -6,6 +6,7 @@ shard costs one query a second.
 """
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
@@ -13,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import structlog
 from cachetools import TTLCache
 
+from reservation.domain.errors import ServiceUnavailable, UpstreamTimeout
 from reservation.domain.model import Reservation, Status
 from reservation.service import Reservations
 
@@ -67,8 +69,9 @@ class Expiry:
         self._waiting: Counter[str] = Counter()
         self._quiet_until: dict[str, float] = {}
         self._trouble: TTLCache[str, int] = TTLCache(_TROUBLE_KEPT, 10 * _FAILED_QUIET_MAX_SECONDS, timer=monotonic)
+        self._store_rests_until = -math.inf
         self.failed = 0
-        """Tries to settle that ended in an error, and items that could not be read."""
+        """Tries to settle that failed for the record itself, and items that could not be read."""
 
     async def run(self) -> None:
         """Looks ahead about once a second until cancelled. Its timers end with it; what was sent is seen through."""
@@ -122,10 +125,13 @@ class Expiry:
         while (early := held.hold_expires_at - self._now()) > 0:
             await self._sleep(early / 1000)
         async with self._slots:
-            if not self._may_work_on(shard) or not self._clock_trusted():
+            if self._store_rests() or not self._may_work_on(shard) or not self._clock_trusted():
                 return
             try:
                 became = await self._reservations.expire(held, self._monotonic() + _TRY_SECONDS)
+            except (ServiceUnavailable, UpstreamTimeout) as error:
+                self._let_the_store_rest(error)
+                return
             except Exception as error:
                 self._fail(held.id, error)
                 return
@@ -134,6 +140,15 @@ class Expiry:
         self._trouble.pop(held.id, None)
         if became.status is not Status.HOLD:
             self._quiet_until[held.id] = self._monotonic() + _SETTLED_QUIET_SECONDS
+
+    def _store_rests(self) -> bool:
+        return self._monotonic() < self._store_rests_until
+
+    def _let_the_store_rest(self, error: Exception) -> None:
+        """Begins no settlement until the next look, which finds the same holds again. It says nothing about them."""
+        if not self._store_rests():
+            self._store_rests_until = self._monotonic() + LOOK_EVERY_SECONDS
+            log.warning("expiry.store_failed", error=repr(error.__cause__ or error))
 
     def _fail(self, reservation_id: str, error: Exception) -> None:
         """Leaves one hold alone for a while, longer each time; the others go on."""

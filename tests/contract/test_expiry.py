@@ -13,7 +13,7 @@ from reservation.domain.model import Reservation, Status
 from reservation.dynamodb.items import reservation_to_item
 from reservation.ports import Recorded
 from tests.support.conflict_proxy import ConflictProxy
-from tests.support.faults import Fault, HoldReply, LoseReply, Request, Throttle
+from tests.support.faults import Fault, HoldReply, LoseReply, RejectBefore, Request, Throttle
 from tests.support.invariants import violations
 from tests.support.store import HOLD_MS, NOW, Party, SettableClock, Venue, soon
 
@@ -190,6 +190,47 @@ async def test_a_poison_record_never_stops_the_rest(venue: Venue) -> None:
         party.clock.advance(0 if look == 0 else 1_000)
         await expiry.look_ahead(SHARD)
         assert expiry.failed == failed
+
+
+async def test_a_store_in_trouble_says_nothing_about_its_holds(venue: Venue) -> None:
+    """They are settled by the first look after the trouble, however long it has lasted, and the log is told of it once
+    a look and not once a hold."""
+    async with venue.behind() as (proxy, client):
+        party = venue.party(client, shard=SHARD)
+        held = [(await party.create(seat)).reservation.id for seat in ("A-1", "A-2")]
+        party.clock.advance(HOLD_MS)
+        expiry = expiry_of(party)
+        with capture_logs() as logged:
+            for _ in range(5):
+                _script(proxy, *(_nobody_is_known() for _ in range(4)))
+                await expiry.look_ahead(SHARD)
+                await expiry.settle_all()
+                party.clock.advance(1_000)
+        assert [entry["event"] for entry in logged] == 5 * ["expiry.store_failed"]
+        await expiry.look_ahead(SHARD)
+        await expiry.settle_all()
+        assert [(await party.get(each)).status for each in held] == 2 * [Status.EXPIRED]
+        assert expiry.failed == 0
+
+
+async def test_a_store_in_trouble_is_left_alone_for_a_second(venue: Venue) -> None:
+    async with venue.behind() as (proxy, client):
+        party = venue.party(client, shard=SHARD)
+        held = (await party.create("A-1")).reservation
+        party.clock.advance(HOLD_MS)
+        _script(proxy, _nobody_is_known(), _nobody_is_known())
+        with capture_logs():
+            expiry = await look_and_settle(party)
+        for waited, status in ((999, Status.HOLD), (1, Status.EXPIRED)):
+            party.clock.advance(waited)
+            await expiry.look_ahead(SHARD)
+            await expiry.settle_all()
+            assert (await _stored(venue, held)).status is status
+
+
+def _nobody_is_known() -> Fault:
+    """Credentials are renewed after the first; after the second the store cannot be used."""
+    return RejectBefore("UnrecognizedClientException")
 
 
 async def test_a_thousand_poison_records_at_its_head_never_stop_a_shard(venue: Venue) -> None:

@@ -1,6 +1,8 @@
 """The service's life: its start and what stops it, health while the world around it changes, deadlines, and its end."""
 
 import asyncio
+import os
+import re
 import socket
 import time
 from contextlib import AsyncExitStack
@@ -54,6 +56,21 @@ async def test_two_services_never_share_a_port(ministack_url: str) -> None:
         with pytest.raises(StartError):
             async with serving(own_settings(ministack_url, grpc_server_port=port)):
                 pytest.fail("two services listen on one port")
+
+
+async def test_a_worker_is_named_after_its_host_and_process_and_like_no_other_before(ministack_url: str) -> None:
+    settings = own_settings(ministack_url)
+    await make_tables(settings)
+    told = []
+    for _ in range(2):
+        with capture_logs() as logged:
+            async with serving(settings) as system, asyncio.timeout(30):
+                while not (owners := await _owners(system)):
+                    assert await _health_of(system.channel, "liveness") == SERVING
+        told += [entry["worker_id"] for entry in logged if entry["event"] == "serving"]
+        assert owners == {told[-1]}
+    assert all(re.fullmatch(rf"[0-9A-Za-z-]+-{os.getpid()}-[0-9a-f]+", worker) for worker in told), told
+    assert told[0] != told[1]
 
 
 # Health
