@@ -271,6 +271,7 @@ class Audit:
     async def _read_seat(self, snapshot: Snapshot, pk: str) -> None:
         if (item := await self._get(self._tables.inventory, {"pk": {"S": pk}})) is not None:
             _add_seat(snapshot, item)
+            _add_hints(snapshot, item)
         if (spot := snapshot.spots.get(pk)) is not None:
             hints = await self._get(self._tables.inventory, hints_key(pk.partition("#")[0], spot.block))
             _add_hints(snapshot, hints or {})
@@ -329,10 +330,16 @@ def _add_seat(snapshot: Snapshot, item: Item) -> None:
 
 
 def _add_hints(snapshot: Snapshot, item: Item) -> None:
-    if item and (block := hinted_block(item["pk"]["S"])) is not None:
-        event_id, number = block
-        for position, taken_until in hints_from_item(item).items():
-            snapshot.hints[event_id, Spot(number, position)] = taken_until
+    if not item:
+        return
+    pk = item["pk"]["S"]
+    try:
+        if (block := hinted_block(pk)) is not None:
+            event_id, number = block
+            hints = hints_from_item(item)
+            snapshot.hints |= {(event_id, Spot(number, position)): until for position, until in hints.items()}
+    except _UNREADABLE:
+        _add_unreadable(snapshot, "inventory", pk, seats=(pk,))
 
 
 def _add_reservation(snapshot: Snapshot, item: Item) -> None:
