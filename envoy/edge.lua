@@ -59,6 +59,21 @@ local function succeed(headers)
   if status then headers:replace(":status", status) end
 end
 
+-- A stream that has begun has no status left to fail with, so the service tells an error as its last message, with the
+-- envelope in hex where the id of a reservation would be. No such id begins with "error:". A chunk is whole messages.
+local function stream(handle)
+  for chunk in handle:bodyChunks() do
+    local before, envelope = string.match(chunk:getBytes(0, chunk:length()), '^(.*)data: {"reservationId":"error:(%x+)"')
+    if envelope then
+      chunk:setBytes(before .. "data: " .. string.gsub(envelope, "%x%x", function(byte)
+        return string.char(tonumber(byte, 16))
+      end) .. "\n\n")
+    end
+  end
+  local trailers = handle:trailers()
+  if trailers then hide(trailers) end
+end
+
 local function fail(handle)
   local body = handle:body(true)
   local headers = handle:headers()
@@ -91,6 +106,7 @@ function envoy_on_response(handle)
   local content_type = headers:get("content-type") or ""
   if content_type == "text/event-stream" then
     hide(headers)
+    stream(handle)
   elseif string.sub(content_type, 1, 16) == "application/json" then
     if headers:get(":status") == "200" then succeed(headers) else fail(handle) end
   end

@@ -14,6 +14,7 @@ import structlog
 from reservation.api.inventory import InventoryHandlers, inventory_service
 from reservation.api.reservations import ReservationHandlers, reservation_service
 from reservation.api.server import Health, build
+from reservation.audience import Audience
 from reservation.availability import Availability
 from reservation.aws.client import AwsClient
 from reservation.aws.errors import AwsError
@@ -32,6 +33,7 @@ from reservation.dynamodb.tables import Tables
 from reservation.eventbridge import EventBridge
 from reservation.service import Policy, Reservations
 from reservation.settings import Settings
+from reservation.watches import Watches
 
 log = structlog.get_logger()
 
@@ -69,48 +71,44 @@ def aws_config_of(settings: Settings) -> AwsConfig:
 async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator[Running]:
     """Serves inside the block. `clock_offset` (milliseconds) moves the service's clock, for tests and drills.
 
-    Raises StartError. Shutting down, in this order: not ready, no new requests, those under way finish, commands whose
-    callers left finish, loops stop, leases are handed over, connections close.
+    Raises StartError. Shutting down, in this order: not ready, watches end, no new requests, those under way finish,
+    commands whose callers left finish, loops stop, leases are handed over, connections close.
     """
     async with AsyncExitStack() as closing:
         clients = await _connect(settings, closing)
         await _require_bus(clients.events, settings.eventbridge_bus_name)
-        clock = Clock(lambda: clients.requests.server_date, offset=clock_offset)
-        background = _background(settings, clients, clock)
-        halls = _halls(settings, clients, clock)
-        reservations = _reservations(settings, clients.requests, clock, background, halls)
-        expiry = _expiry(settings, clients, clock, background, halls)
+        parts = _Parts(settings, clients, Clock(lambda: clients.requests.server_date, offset=clock_offset))
+        reservations = parts.reservations(clients.requests)
+        watches = Watches(reservations, parts.audience, parts.clock, max_clock_skew=parts.policy.max_clock_skew)
+        expiry = parts.expiry()
         health = Health()
         await health.start()
-        handlers = ReservationHandlers(reservations, max_seats=settings.max_seats_per_reservation)
-        inventory_handlers = InventoryHandlers(
-            Availability(_inventory(settings, clients.requests, clock, background, halls), clock),
-            max_seats=settings.max_seats_per_reservation,
-        )
-        server = build([reservation_service(handlers), inventory_service(inventory_handlers)], health)
+        server = build(parts.services(reservations, watches), health)
         port = _bind(server, settings)
-        readiness = Readiness(clients.requests, tables_of(settings), clock, health.ready)
-        await background.enroll()
+        readiness = Readiness(clients.requests, parts.tables, parts.clock, health.ready)
+        await parts.background.enroll()
         await server.start()
         log.warning("authentication.off", consequence="every caller is believed; keep the ports private")
-        log.info("serving", grpc_port=port)
+        log.info("serving", grpc_port=port, worker_id=parts.background.worker_id)
         loops = [
             asyncio.create_task(loop, name=name)
             for name, loop in (
                 ("readiness", readiness.run()),
-                ("leader", background.leader.run()),
+                ("leader", parts.background.leader.run()),
                 ("expiry", expiry.run()),
-                ("hints", halls.run()),
+                ("hints", parts.halls.run()),
+                ("watches", watches.run()),
             )
         ]
         try:
             yield Running(port)
         finally:
             await health.leave()
+            parts.audience.close()  # or the server would wait for watches, which have no end of their own
             await server.stop(DRAIN_SECONDS)
             await reservations.drain()
-            await background.stop(loops)
-            await halls.flush()
+            await parts.background.stop(loops)
+            await parts.halls.flush()
             log.info("stopped")
 
 
@@ -151,9 +149,10 @@ async def _require_bus(client: AwsClient, bus: str) -> None:
 
 
 class _Background:
-    """The leader, and the relay that works on what it holds."""
+    """The leader, and the relay that works on what it holds. `worker_id`: this process's name in the leases table."""
 
-    def __init__(self, leader: Leader, relay: Relay) -> None:
+    def __init__(self, worker_id: str, leader: Leader, relay: Relay) -> None:
+        self.worker_id = worker_id
         self.leader = leader
         self.relay = relay
 
@@ -182,9 +181,10 @@ def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Backgro
         for shard in gained:
             relay.gained(shard)
 
+    worker_id = os.urandom(8).hex()
     leader = Leader(
         leases,
-        worker_id=os.urandom(8).hex(),
+        worker_id=worker_id,
         lease_seconds=settings.lease_seconds,
         shard_count=settings.shards,
         monotonic=time.monotonic,
@@ -199,53 +199,68 @@ def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Backgro
         may_work_on=leader.may_work_on,
         now=clock.now,
     )
-    return _Background(leader, relay)
+    return _Background(worker_id, leader, relay)
 
 
-def _halls(settings: Settings, clients: _Clients, clock: Clock) -> Halls:
-    return Halls(clients.loops, tables_of(settings).inventory, now=clock.now)
+class _Parts:
+    """What requests and the loops beside them have in common, and what is made of it."""
+
+    def __init__(self, settings: Settings, clients: _Clients, clock: Clock) -> None:
+        self.settings = settings
+        self.tables = tables_of(settings)
+        self.clients = clients
+        self.clock = clock
+        self.policy = _policy(settings)
+        self.background = _background(settings, clients, clock)
+        self.halls = Halls(clients.loops, self.tables.inventory, now=clock.now)
+        self.audience = Audience()
+
+    def inventory(self, client: AwsClient) -> EmbeddedInventory:
+        leader = self.background.leader
+        return EmbeddedInventory(
+            client, self.tables.inventory, halls=self.halls, stripe=lambda: leader.position, now=self.clock.now
+        )
+
+    def reservations(self, client: AwsClient) -> Reservations:
+        inventory = self.inventory(client)
+        store = DynamoReservations(
+            client,
+            self.tables,
+            inventory,
+            now=self.clock.now,
+            key_window=self.settings.idempotency_ttl_seconds * 1000,
+            event_written=self.background.relay.nudge,
+            changed=self.audience.notice,
+        )
+        return Reservations(store, inventory, self.policy, self.clock, self.background.leader.shard_for)
+
+    def expiry(self) -> Expiry:
+        """Over connections of its own: at the peak of a sale holds must end on time."""
+        leader = self.background.leader
+        return Expiry(
+            self.reservations(self.clients.loops),
+            held_shards=lambda: leader.held,
+            may_work_on=leader.may_work_on,
+            now=self.clock.now,
+            clock_trusted=self.clock.trusted,
+        )
+
+    def services(self, reservations: Reservations, watches: Watches) -> list[grpc.GenericRpcHandler]:
+        availability = Availability(self.inventory(self.clients.requests), self.clock)
+        return [
+            reservation_service(ReservationHandlers(reservations, watches, max_seats=self.policy.max_seats)),
+            inventory_service(InventoryHandlers(availability, max_seats=self.policy.max_seats)),
+        ]
 
 
-def _inventory(
-    settings: Settings, client: AwsClient, clock: Clock, background: _Background, halls: Halls
-) -> EmbeddedInventory:
-    table = tables_of(settings).inventory
-    return EmbeddedInventory(client, table, halls=halls, stripe=lambda: background.leader.position, now=clock.now)
-
-
-def _reservations(
-    settings: Settings, client: AwsClient, clock: Clock, background: _Background, halls: Halls
-) -> Reservations:
-    tables = tables_of(settings)
-    inventory = _inventory(settings, client, clock, background, halls)
-    store = DynamoReservations(
-        client,
-        tables,
-        inventory,
-        now=clock.now,
-        key_window=settings.idempotency_ttl_seconds * 1000,
-        event_written=background.relay.nudge,
-    )
-    policy = Policy(
+def _policy(settings: Settings) -> Policy:
+    return Policy(
         hold=settings.hold_seconds * 1000,
         max_clock_skew=int(settings.max_clock_skew_seconds * 1000),
         max_seats=settings.max_seats_per_reservation,
         max_holds_per_user=settings.max_holds_per_user,
         max_extensions=settings.hold_extensions_max,
         max_hold_total=settings.hold_total_seconds_max * 1000,
-    )
-    return Reservations(store, inventory, policy, clock, background.leader.shard_for)
-
-
-def _expiry(settings: Settings, clients: _Clients, clock: Clock, background: _Background, halls: Halls) -> Expiry:
-    """Over connections of its own: at the peak of a sale holds must end on time."""
-    leader = background.leader
-    return Expiry(
-        _reservations(settings, clients.loops, clock, background, halls),
-        held_shards=lambda: leader.held,
-        may_work_on=leader.may_work_on,
-        now=clock.now,
-        clock_trusted=clock.trusted,
     )
 
 

@@ -20,16 +20,20 @@ from reservation.domain.seating import FREE
 from reservation.dynamodb.items import (
     Item,
     SeatState,
+    SlotState,
     UnreadableRow,
     hinted_block,
     hints_from_item,
     hints_key,
     is_seat_pk,
+    is_slot_key,
     outbox_row_from_item,
     reservation_from_item,
     seat_from_item,
     seat_state_from_item,
     shard_of_dead_letters,
+    slot_key_of,
+    slot_state_from_item,
 )
 from reservation.dynamodb.tables import Tables
 
@@ -44,7 +48,8 @@ Told = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A broken promise. `kind` names the rule, `subject` the item; the others are what it is about."""
+    """A broken promise. `kind` names the rule, `subject` the item; the others are what it is about (`seats`: or
+    slots)."""
 
     kind: str
     subject: str
@@ -57,11 +62,12 @@ class Finding:
 
 @dataclass(slots=True)
 class Snapshot:
-    """What was read: seats by key, reservations by id, orders as (their id, their reservation's), events that wait in
-    the outbox and those that are dead letters, each by its row's key; the spots of seats by their keys, and hints by
-    (event, spot); and what could not be read, by its key."""
+    """What was read: seats and slots by key, reservations by id, orders as (their id, their reservation's), events that
+    wait in the outbox and those that are dead letters, each by its row's key; the spots of seats by their keys, and
+    hints by (event, spot); and what could not be read, by its key."""
 
     seats: dict[str, SeatState] = field(default_factory=dict)
+    slots: dict[str, SlotState] = field(default_factory=dict)
     spots: dict[str, Spot] = field(default_factory=dict)
     hints: dict[tuple[str, Spot], int] = field(default_factory=dict)
     reservations: dict[str, Reservation] = field(default_factory=dict)
@@ -86,6 +92,8 @@ def findings(snapshot: Snapshot, *, now: int, graces: Graces) -> Iterator[Findin
     for pk, seat in snapshot.seats.items():
         yield from _seat_findings(pk, seat, snapshot)
         yield from _hint_findings(pk, seat, snapshot, now, graces)
+    for pk, slot in snapshot.slots.items():
+        yield from _slot_findings(pk, slot, snapshot)
     for reservation in snapshot.reservations.values():
         yield from _reservation_findings(reservation, snapshot, now, graces)
     for order_id, reservation_id in snapshot.orders:
@@ -120,6 +128,15 @@ def _hint_findings(pk: str, seat: SeatState, snapshot: Snapshot, now: int, grace
         yield Finding("free-seat-hidden", pk, "is free, and its hint hides it for too long", seats=(pk,))
 
 
+def _slot_findings(pk: str, slot: SlotState, snapshot: Snapshot) -> Iterator[Finding]:
+    holder = snapshot.reservations.get(slot.holder)
+    if holder is None and slot.holder in snapshot.unreadable:
+        return
+    if holder is None or holder.status is not Status.HOLD or _slot_pk(holder) != pk:
+        text = f"is held for {slot.holder}, which is no hold that takes it"
+        yield Finding("slot-without-hold", pk, text, seats=(pk,), reservations=(slot.holder,))
+
+
 def _reservation_findings(reservation: Reservation, snapshot: Snapshot, now: int, graces: Graces) -> Iterator[Finding]:
     pks = _seat_pks(reservation)
     about = {"seats": pks, "reservations": (reservation.id,)}
@@ -131,6 +148,9 @@ def _reservation_findings(reservation: Reservation, snapshot: Snapshot, now: int
     if reservation.seat_status is not None and lost and not past:
         text = f"is {reservation.status} without {', '.join(lost)}"
         yield Finding("reservation-without-seats", reservation.id, text, **about)
+    if reservation.status is Status.HOLD and not past and _lacks_slot(reservation, snapshot):
+        slots = {"seats": (str(_slot_pk(reservation)),), "reservations": (reservation.id,)}
+        yield Finding("hold-without-slot", reservation.id, f"is a HOLD without slot {reservation.slot}", **slots)
     if reservation.status is Status.CONFIRMED and (order_id_of(reservation.id), reservation.id) not in snapshot.orders:
         yield Finding("sale-without-order", reservation.id, "is CONFIRMED and has no order", **about)
 
@@ -151,8 +171,19 @@ def _has(seat: SeatState | None, reservation: Reservation) -> bool:
     return seat is not None and seat.holder == reservation.id and seat.status is reservation.seat_status
 
 
+def _lacks_slot(reservation: Reservation, snapshot: Snapshot) -> bool:
+    pk = _slot_pk(reservation)
+    slot = snapshot.slots.get(pk) if pk is not None else None
+    return pk is not None and (slot is None or slot.holder != reservation.id)
+
+
 def _seat_pks(reservation: Reservation) -> tuple[str, ...]:
     return tuple(f"{reservation.event_id}#{seat_id}" for seat_id in reservation.seat_ids)
+
+
+def _slot_pk(reservation: Reservation) -> str | None:
+    """None: its user's holds are not limited."""
+    return str(slot_key_of(reservation)["pk"]["S"]) if reservation.slot is not None else None
 
 
 def untold(snapshot: Snapshot) -> Iterator[Told]:
@@ -240,8 +271,7 @@ class Audit:
         """The outbox after the reservations: an event that is not there any more is with the bus."""
         tables, snapshot = self._tables, Snapshot()
         async for item in self._scan(tables.inventory):
-            _add_seat(snapshot, item)
-            _add_hints(snapshot, item)
+            _add_inventory(snapshot, item)
         async for item in self._scan(tables.reservations):
             _add_reservation(snapshot, item)
         async for item in self._scan(tables.orders):
@@ -254,12 +284,13 @@ class Audit:
             _add_event(snapshot, item)
 
     async def _read_again(self, suspects: Iterable[Finding]) -> Snapshot:
-        """Seats before their holders: who holds a seat was written together with it. Events last, as above."""
+        """Seats and slots before their holders: who holds one was written together with it. Events last, as above."""
         suspects = list(suspects)
         snapshot = Snapshot()
         for pk in {pk for suspect in suspects for pk in suspect.seats}:
-            await self._read_seat(snapshot, pk)
+            await self._read_seat_or_slot(snapshot, pk)
         holders = {seat.holder for seat in snapshot.seats.values() if seat.holder}
+        holders |= {slot.holder for slot in snapshot.slots.values()}
         for reservation_id in holders | {each for suspect in suspects for each in suspect.reservations}:
             await self._read_reservation(snapshot, reservation_id)
         for order_id in {order_id for suspect in suspects for order_id in suspect.orders}:
@@ -268,20 +299,19 @@ class Audit:
             await self._read_outbox(snapshot)
         return snapshot
 
-    async def _read_seat(self, snapshot: Snapshot, pk: str) -> None:
+    async def _read_seat_or_slot(self, snapshot: Snapshot, pk: str) -> None:
         if (item := await self._get(self._tables.inventory, {"pk": {"S": pk}})) is not None:
-            _add_seat(snapshot, item)
-            _add_hints(snapshot, item)
+            _add_inventory(snapshot, item)
         if (spot := snapshot.spots.get(pk)) is not None:
             hints = await self._get(self._tables.inventory, hints_key(pk.partition("#")[0], spot.block))
-            _add_hints(snapshot, hints or {})
+            _add_inventory(snapshot, hints or {})
 
     async def _read_reservation(self, snapshot: Snapshot, reservation_id: str) -> None:
         for item in await self._query(self._tables.reservations, "reservationId", reservation_id):
             _add_reservation(snapshot, item)
         if (reservation := snapshot.reservations.get(reservation_id)) is not None:
             for pk in set(_seat_pks(reservation)) - snapshot.seats.keys():
-                await self._read_seat(snapshot, pk)
+                await self._read_seat_or_slot(snapshot, pk)
         await self._read_orders(snapshot, order_id_of(reservation_id))
 
     async def _read_orders(self, snapshot: Snapshot, order_id: str) -> None:
@@ -317,29 +347,26 @@ class Audit:
 _UNREADABLE = (KeyError, TypeError, ValueError)
 
 
-def _add_seat(snapshot: Snapshot, item: Item) -> None:
-    pk = item["pk"]["S"]
-    if not is_seat_pk(pk):
-        return
+def _add_inventory(snapshot: Snapshot, item: Item) -> None:
+    """Seats, slots and hints; of an event's other items nothing is promised."""
+    pk = item["pk"]["S"] if item else ""
     try:
-        snapshot.seats[pk] = seat_state_from_item(item)
-        if (spot := seat_from_item(item).spot) is not None:
-            snapshot.spots[pk] = spot
-    except _UNREADABLE:
-        _add_unreadable(snapshot, "inventory", pk, seats=(pk,))
-
-
-def _add_hints(snapshot: Snapshot, item: Item) -> None:
-    if not item:
-        return
-    pk = item["pk"]["S"]
-    try:
-        if (block := hinted_block(pk)) is not None:
+        if is_seat_pk(pk):
+            _add_seat(snapshot, pk, item)
+        elif is_slot_key(pk):
+            snapshot.slots[pk] = slot_state_from_item(item)
+        elif (block := hinted_block(pk)) is not None:
             event_id, number = block
-            hints = hints_from_item(item)
-            snapshot.hints |= {(event_id, Spot(number, position)): until for position, until in hints.items()}
+            for position, taken_until in hints_from_item(item).items():
+                snapshot.hints[event_id, Spot(number, position)] = taken_until
     except _UNREADABLE:
         _add_unreadable(snapshot, "inventory", pk, seats=(pk,))
+
+
+def _add_seat(snapshot: Snapshot, pk: str, item: Item) -> None:
+    snapshot.seats[pk] = seat_state_from_item(item)
+    if (spot := seat_from_item(item).spot) is not None:
+        snapshot.spots[pk] = spot
 
 
 def _add_reservation(snapshot: Snapshot, item: Item) -> None:

@@ -211,7 +211,7 @@ def shards_list() -> None:
 
 @shards_commands.command("add")
 def shards_add(name: str) -> None:
-    """Add a shard."""
+    """Add a shard, or bring one that is retiring back into use."""
     _operate(lambda operators: operators.add_shard(name))
 
 

@@ -50,6 +50,7 @@ class Flights:
         self, key: Hashable | None, command: Callable[[], Awaitable[T]], until: float
     ) -> tuple[asyncio.Task[T], float]:
         task = asyncio.ensure_future(command())
+        task.set_name("command")
         self._tasks.add(task)
         if key is not None:
             self._shared[key] = task, until

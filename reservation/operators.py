@@ -17,11 +17,10 @@ from reservation.aws.session import connect, session
 from reservation.clock import Clock
 from reservation.domain.model import Event
 from reservation.dynamodb.events import SeatBlocks, find_event, read_hall
-from reservation.dynamodb.items import DeadLetter, dead_letter_partition
+from reservation.dynamodb.items import DeadLetter
 from reservation.dynamodb.leases import NOBODY, LeaseTable
 from reservation.dynamodb.outbox import Outbox
-from reservation.dynamodb.retirement import LASTING_SHARD, NotRetirable, retire
-from reservation.dynamodb.tables import DUE_INDEX
+from reservation.dynamodb.retirement import LASTING_SHARD, NotRetirable, is_empty, retire
 from reservation.settings import Settings
 
 _MoveSeat = Callable[[SeatBlocks, str, str], Awaitable[bool]]
@@ -144,8 +143,12 @@ class Operators:
         if _SHARD_NAME.fullmatch(name) is None:
             self._out.print("a shard's name has 1 to 64 letters, digits, - and _", markup=False)
             return False
-        await self._leases.add_shard(name, self._now())
-        self._out.print(f"{name} is there; processes use it from their next look at the leases on")
+        if await self._leases.bring_back(name):
+            self._out.print(f"{name} was retiring; processes use it again from their next look at the leases on")
+        elif await self._leases.add_shard(name, self._now()):
+            self._out.print(f"{name} is new; processes use it from their next look at the leases on")
+        else:
+            self._out.print(f"{name} is in use already")
         return True
 
     async def retire_shard(self, name: str) -> bool:
@@ -155,7 +158,7 @@ class Operators:
             removed = await retire(
                 self._leases,
                 name,
-                self._is_empty,
+                lambda shard: is_empty(self._client, self._tables, shard),
                 lease_seconds=self._settings.lease_seconds,
                 sleep=asyncio.sleep,
                 monotonic=time.monotonic,
@@ -164,27 +167,12 @@ class Operators:
             self._out.print(f"there is no shard {name}, or it is {LASTING_SHARD}, which is never retired", markup=False)
             return False
         self._out.print(
-            f"{name} is removed" if removed else f"{name} is not empty yet and takes nothing new; run it again"
+            f"{name} is removed"
+            if removed
+            else f"{name} is not empty yet, or was brought back meanwhile (see shards list); run it again",
+            soft_wrap=True,
         )
         return removed
-
-    async def _is_empty(self, shard: str) -> bool:
-        """Live holds first: a confirm moves its event from there into the outbox."""
-        held = await self._count(self._tables.reservations, "expiryShard", shard, IndexName=DUE_INDEX)
-        waiting = await self._count(self._tables.outbox, "shard", shard, ConsistentRead=True)
-        dead = await self._count(self._tables.outbox, "shard", dead_letter_partition(shard), ConsistentRead=True)
-        return held == waiting == dead == 0
-
-    async def _count(self, table: str, key: str, value: str, **more: object) -> int:
-        query = {
-            "TableName": table,
-            "KeyConditionExpression": "#key = :value",
-            "ExpressionAttributeNames": {"#key": key},
-            "ExpressionAttributeValues": {":value": {"S": value}},
-            "Select": "COUNT",
-            "Limit": 1,
-        }
-        return int((await self._client.call("Query", query | more))["Count"])
 
     # The audit
 

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from reservation.domain.commands import Wish
+from reservation.domain.commands import Listing, Wish
 from reservation.domain.idempotency import Key, Record
 from reservation.domain.model import Event, Reservation, Seat, SeatStatus
 from reservation.domain.seating import Hall
@@ -40,6 +40,15 @@ class DuePage:
     holds: tuple[Reservation, ...]
     unreadable: tuple[str, ...]
     next: object | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a user's reservations, newest first. `next`: where the next page begins (any text is somewhere to begin);
+    empty: this was the last one."""
+
+    reservations: tuple[Reservation, ...]
+    next: str
 
 
 class Clock(Protocol):
@@ -92,24 +101,39 @@ class ReservationStore(Protocol):
         """Strongly consistent."""
         ...
 
+    async def page(self, wanted: Listing, until: float) -> Page:
+        """Which reservations there are is known a moment late; what has become of them is read strongly consistent. The
+        status is left to the caller: what a hold's is depends on the time."""
+        ...
+
+    async def newer(self, known: Sequence[Reservation], until: float) -> Sequence[Reservation]:
+        """Those of them, 100 at most, that have a newer version by now, by one cheap read: it may be a moment out of
+        date, and may leave some out, which a later one will find."""
+        ...
+
     async def recall(self, key: Key, until: float) -> Record | None:
         """The live record of a key, strongly consistent."""
         ...
 
-    async def hold(self, draft: Reservation, key: Key | None, traceparent: str, until: float) -> Recorded:
-        """Takes the draft's seats, all or none, and records the reservation.
+    async def hold(
+        self, draft: Reservation, key: Key | None, traceparent: str, until: float, *, max_holds: int | None = None
+    ) -> Recorded:
+        """Takes the draft's seats, all or none, and records the reservation. `max_holds` (1 to 20): how many live holds
+        of the event its user may have, this one included; None: any number.
 
-        Raises SeatUnavailable, IdempotencyConflict, IdempotencyInProgress, StaleFacts.
+        Raises SeatUnavailable, HoldLimitReached, IdempotencyConflict, IdempotencyInProgress, StaleFacts.
         """
         ...
 
     async def advance(
         self, before: Reservation, after: Reservation, key: Key | None, traceparent: str, until: float
     ) -> Recorded:
-        """Replaces a held reservation by its next version and moves its seats with it.
+        """Replaces a held reservation by its next version (confirmed, cancelled, or a hold that ends later) and moves
+        its seats with it.
 
-        Raises ReservationExpired (a seat is not its own any more), Superseded (also by time: then `current` is as
-        before, and past), IdempotencyConflict, IdempotencyInProgress.
+        Raises ReservationExpired (a seat is not its own any more), HoldExtensionDenied (another hold has taken its
+        place among those that its user may have), Superseded (also by time: then `current` is as before, and past),
+        IdempotencyConflict, IdempotencyInProgress.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The use cases: create, get, confirm, cancel."""
+"""The use cases: create, get, list, confirm, cancel, extend."""
 
 import os
 import time
@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from reservation.domain import model
-from reservation.domain.commands import Cancel, Confirm, Create, Wish
+from reservation.domain.commands import Cancel, Confirm, Create, Extend, Listing, Wish
 from reservation.domain.errors import (
     EventNotFound,
     FieldViolation,
@@ -22,9 +22,13 @@ from reservation.domain.errors import (
 from reservation.domain.idempotency import Key, scoped_key, token_key
 from reservation.domain.model import Event, Reservation, Seat, Status
 from reservation.flights import Flights
-from reservation.ports import Clock, DuePage, Inventory, Recorded, ReservationStore, StaleFacts, Superseded
+from reservation.ports import Clock, DuePage, Inventory, Page, Recorded, ReservationStore, StaleFacts, Superseded
 
 CREATE, CONFIRM, CANCEL = "CreateReservation", "ConfirmReservation", "CancelReservation"
+EXTEND = "ExtendHold"
+
+Change = Confirm | Cancel | Extend
+"""What makes the next version of a held reservation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class Reservations:
 
     async def create(self, command: Create, until: float) -> Recorded:
         """Raises EventNotFound, InvalidRequest (unknown or too many seats), SaleNotOpen, SeatUnavailable,
-        IdempotencyConflict, IdempotencyInProgress."""
+        HoldLimitReached, IdempotencyConflict, IdempotencyInProgress."""
         self._require_trusted_clock()
         key = _create_key(command)
         # Read before the flight begins: a caller that leaves now leaves nothing behind.
@@ -117,7 +121,11 @@ class Reservations:
 
     async def _hold(self, made: "_Making", seat_ids: Sequence[str], until: float) -> Recorded:
         event, seats = await self._inventory.facts(made.command.event_id, seat_ids, until)
-        return await self._store.hold(self._draft(made, event, seats), made.key, made.command.traceparent, until)
+        draft, limit = self._draft(made, event, seats), self._max_holds_per_user(event)
+        return await self._store.hold(draft, made.key, made.command.traceparent, until, max_holds=limit)
+
+    def _max_holds_per_user(self, event: Event) -> int | None:
+        return self._policy.max_holds_per_user if event.max_holds_per_user is None else event.max_holds_per_user
 
     def _require_on_sale(self, event: Event, command: Create) -> None:
         if not event.on_sale(self._clock.now()):
@@ -149,7 +157,19 @@ class Reservations:
 
     async def get(self, reservation_id: str, owner: str | None, until: float) -> Reservation:
         """`owner`: whose it must be; None: the caller acts for everybody. Raises ReservationNotFound."""
-        stored = await self._find(reservation_id, owner, until)
+        return self._as_seen(await self._find(reservation_id, owner, until))
+
+    async def page(self, wanted: Listing, until: float) -> Page:
+        """Of those that are there all the while each is on exactly one page, whatever is created meanwhile."""
+        page = await self._store.page(wanted, until)
+        seen = (self._as_seen(stored) for stored in page.reservations)
+        return Page(tuple(each for each in seen if wanted.status in (None, each.status)), page.next)
+
+    async def newer(self, known: Sequence[Reservation], until: float) -> Sequence[Reservation]:
+        """See ports.ReservationStore.newer."""
+        return await self._store.newer(known, until)
+
+    def _as_seen(self, stored: Reservation) -> Reservation:
         if not self._clock.trusted():
             return stored
         return model.as_seen(stored, now=self._clock.now(), max_clock_skew=self._policy.max_clock_skew)
@@ -174,6 +194,24 @@ class Reservations:
             CANCEL,
             command,
             lambda held: model.cancel(held, reason=command.reason, now=self._clock.now(), op_id=op_id),
+            until,
+        )
+
+    async def extend(self, command: Extend, until: float) -> Recorded:
+        """Raises HoldExtensionDenied, and like confirm()."""
+        op_id = _new_op_id()
+        return await self._advance(
+            EXTEND,
+            command,
+            lambda held: model.extend(
+                held,
+                extension_ms=command.seconds * 1000,
+                reason=command.reason,
+                now=self._clock.now(),
+                op_id=op_id,
+                max_extensions=self._policy.max_extensions,
+                max_total=self._policy.max_hold_total,
+            ),
             until,
         )
 
@@ -209,7 +247,7 @@ class Reservations:
         return reservation
 
     async def _advance(
-        self, rpc: str, command: Confirm | Cancel, decide: Callable[[Reservation], Reservation | None], until: float
+        self, rpc: str, command: Change, decide: Callable[[Reservation], Reservation | None], until: float
     ) -> Recorded:
         self._require_trusted_clock()
         # Equal for certain only under a key, and only for the same caller: another one may not see the reservation.
@@ -218,7 +256,7 @@ class Reservations:
         return _shared(flight.result, joined=flight.joined)
 
     async def _decide_and_write(
-        self, rpc: str, command: Confirm | Cancel, decide: Callable[[Reservation], Reservation | None], until: float
+        self, rpc: str, command: Change, decide: Callable[[Reservation], Reservation | None], until: float
     ) -> Recorded:
         current = await self._find(command.reservation_id, command.owner, until)
         key = _command_key(rpc, command, current.user_id)
@@ -255,7 +293,7 @@ def _create_key(command: Create) -> Key | None:
     return None
 
 
-def _command_key(rpc: str, command: Confirm | Cancel, user_id: str) -> Key | None:
+def _command_key(rpc: str, command: Change, user_id: str) -> Key | None:
     """In the scope of the reservation's own user, so that a key means the same whoever acts for that user."""
     if not command.idempotency_key:
         return None

@@ -63,22 +63,25 @@ class Refusal:
     error: ReservationError
     rule: Rule
 
-    def details(self) -> list[dict[str, str]]:
+    def details(self) -> list[dict[str, str | int]]:
         """What the REST body's `details` say."""
         match self.error:
             case errors.InvalidRequest(violations=violations):
                 return [{"field": each.field, "description": each.description} for each in violations]
             case errors.SeatUnavailable(seat_ids=seat_ids):
                 return [{"seatId": seat_id} for seat_id in seat_ids]
+            case errors.HoldExtensionDenied(extensions_left=extensions, seconds_left=seconds):
+                return [{"extensionsLeft": extensions, "secondsLeft": seconds}]
         return []
 
     def trailing_metadata(self, call: Call) -> Sequence[tuple[str, str | bytes]]:
         if call.path is None:
             return (("grpc-status-details-bin", self._rpc_status().SerializeToString()),)
         retry = (("retry-after", str(self.rule.retry_after)),) if self.rule.retry_after is not None else ()
-        return (("x-http-status", str(self.rule.http)), ("x-error-body", self._rest_body(call)), *retry)
+        return (("x-http-status", str(self.rule.http)), ("x-error-body", self.rest_body(call)), *retry)
 
-    def _rest_body(self, call: Call) -> str:
+    def rest_body(self, call: Call) -> str:
+        """The body that REST callers read, in ASCII."""
         error: dict[str, Any] = {
             "code": self.error.code,
             "message": self.error.text,
@@ -103,6 +106,8 @@ class Refusal:
                 status.details.append(_packed(error_details_pb2.BadRequest(field_violations=fields)))
             case errors.SeatUnavailable(seat_ids=seat_ids):
                 info.metadata["seat_ids"] = ",".join(seat_ids)
+            case errors.HoldExtensionDenied(extensions_left=extensions, seconds_left=seconds):
+                info.metadata.update(extensions_left=str(extensions), seconds_left=str(seconds))
         status.details.insert(0, _packed(info))
         if self.rule.retry_after is not None:
             delay = Duration(seconds=self.rule.retry_after)

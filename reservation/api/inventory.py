@@ -4,12 +4,11 @@ import grpc
 
 from reservation.api import convert, validation
 from reservation.api.call import Call
-from reservation.api.paging import page_position, page_token
+from reservation.api.pages import Pages
 from reservation.api.registration import Answer, Method, service
 from reservation.api.reservations import unimplemented
 from reservation.availability import Availability
 from reservation.domain.commands import Wish
-from reservation.domain.errors import FieldViolation, InvalidRequest
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 
 
@@ -32,24 +31,16 @@ class InventoryHandlers:
         return Answer(convert.inventory_status(request.event_id, counts, as_of))
 
     async def seats(self, request: messages.ListSeatsRequest, call: Call) -> Answer:
-        validation.list_seats(request)
-        scope = ("seats", request.event_id, request.section)
+        pages = Pages("seats", request.event_id, request.section)
+        validation.list_seats(request, pages)
         page = await self._availability.seats(
             request.event_id,
             request.section,
-            _start(request.page_token, scope),
+            int(pages.begin(request.page_token) or 0),
             request.page_size or validation.SEATS_A_PAGE,
             call.until,
         )
-        following = page_token(str(page.next), scope) if page.next is not None else ""
-        return Answer(convert.seat_page(page, following))
-
-
-def _start(token: str, scope: tuple[str, ...]) -> int:
-    position = page_position(token, scope) if token else "0"
-    if not position.isdecimal():
-        raise InvalidRequest([FieldViolation("page_token", "is not a token of this list")])
-    return int(position)
+        return Answer(convert.seat_page(page, pages))
 
 
 def inventory_service(handlers: InventoryHandlers) -> grpc.GenericRpcHandler:

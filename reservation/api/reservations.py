@@ -1,14 +1,19 @@
 """ReservationService."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
 import grpc
 
 from reservation.api import convert, validation
 from reservation.api.call import Call
-from reservation.api.registration import Answer, Method, service
+from reservation.api.pages import Pages
+from reservation.api.registration import Answer, Method, Stream, service
 from reservation.domain.errors import NotImplementedYet
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from reservation.ports import Recorded
 from reservation.service import Reservations
+from reservation.watches import Watches
 
 _REPLAYED = (("idempotent-replayed", "true"),)
 
@@ -16,8 +21,9 @@ _REPLAYED = (("idempotent-replayed", "true"),)
 class ReservationHandlers:
     """One method an rpc: validate, one use case, convert."""
 
-    def __init__(self, reservations: Reservations, *, max_seats: int) -> None:
+    def __init__(self, reservations: Reservations, watches: Watches, *, max_seats: int) -> None:
         self._reservations = reservations
+        self._watches = watches
         self._max_seats = max_seats
 
     async def create(self, request: messages.CreateReservationRequest, call: Call) -> Answer:
@@ -43,9 +49,27 @@ class ReservationHandlers:
         recorded = await self._reservations.cancel(convert.cancel_command(request, call, key), call.until)
         return Answer(convert.cancelled(recorded.reservation), _headers(recorded))
 
+    async def extend(self, request: messages.ExtendHoldRequest, call: Call) -> Answer:
+        validation.extend(request)
+        key = _key(call, request.idempotency_key)
+        recorded = await self._reservations.extend(convert.extend_command(request, call, key), call.until)
+        # An equal request asked for as many seconds, so this holds for a replay too.
+        return Answer(convert.extended(recorded.reservation, request.extension_seconds), _headers(recorded))
+
     async def list(self, request: messages.ListReservationsRequest, call: Call) -> Answer:
-        validation.list_(request)
-        return await unimplemented(request, call)
+        pages = Pages("reservations", call.user(request.user_id), request.event_id, str(int(request.status)))
+        validation.list_(request, pages)
+        page = await self._reservations.page(convert.listing(request, call, pages), call.until)
+        return Answer(convert.listed(page, pages))
+
+    async def watch(
+        self, request: messages.WatchReservationRequest, call: Call
+    ) -> AsyncGenerator[messages.GetReservationResponse]:
+        validation.watch(request)
+        watch = self._watches.watch(request.reservation_id, call.owner(request.user_id), call.until)
+        async with aclosing(watch) as states:
+            async for state in states:
+                yield convert.reservation_body(state)
 
 
 async def unimplemented(_request: object, _call: Call) -> Answer:
@@ -60,9 +84,9 @@ def reservation_service(handlers: ReservationHandlers) -> grpc.GenericRpcHandler
             Method("GetReservation", messages.GetReservationRequest, handlers.get),
             Method("ConfirmReservation", messages.ConfirmReservationRequest, handlers.confirm),
             Method("CancelReservation", messages.CancelReservationRequest, handlers.cancel),
-            Method("ExtendHold", messages.ExtendHoldRequest, unimplemented),
+            Method("ExtendHold", messages.ExtendHoldRequest, handlers.extend),
             Method("ListReservations", messages.ListReservationsRequest, handlers.list),
-            Method("WatchReservation", messages.WatchReservationRequest, unimplemented, streams=True),
+            Stream("WatchReservation", messages.WatchReservationRequest, handlers.watch, convert.in_band),
         ],
     )
 

@@ -1,5 +1,6 @@
 """The gRPC server: our services, health and reflection on one port."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
@@ -18,13 +19,17 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+_LAST_NEWS_SECONDS = 0.1
+"""How long it may take to tell a watcher that this process leaves."""
+
+
 class Health:
     """grpc.health.v1. "liveness": this process runs its event loop. "readiness", and "" for clients that ask for no
     name: it can serve. Readiness is down until the first `ready(True)`."""
 
     def __init__(self) -> None:
-        self.servicer: Any = HealthServicer()
-        self._leaving = False
+        self._leaving = asyncio.Event()
+        self.servicer: Any = _Servicer(self._leaving)
 
     async def start(self) -> None:
         await self.servicer.set("liveness", SERVING)
@@ -32,12 +37,32 @@ class Health:
 
     async def ready(self, ready: bool) -> None:
         for name in ("", "readiness"):
-            await self.servicer.set(name, SERVING if ready and not self._leaving else NOT_SERVING)
+            await self.servicer.set(name, SERVING if ready and not self._leaving.is_set() else NOT_SERVING)
 
     async def leave(self) -> None:
-        """Not ready for good; alive while it drains, so that nobody kills it for it."""
-        self._leaving = True
+        """Not ready for good; alive while it drains, so that nobody kills it for it. Watches hear of it and end."""
+        self._leaving.set()
         await self.ready(False)
+
+
+class _Servicer(HealthServicer):  # type: ignore[misc]  # it comes without types
+    """As grpcio has it, but for its watches: one that did not end would hold up the stop for as long as requests may
+    take to finish."""
+
+    def __init__(self, leaving: asyncio.Event) -> None:
+        super().__init__()
+        self._leaving = leaving
+
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802
+        watch = asyncio.create_task(super().Watch(request, context))
+        leaving = asyncio.create_task(self._leaving.wait())
+        try:
+            await asyncio.wait((watch, leaving), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((watch,), timeout=_LAST_NEWS_SECONDS)
+        finally:
+            watch.cancel()
+            leaving.cancel()
+            await asyncio.gather(watch, leaving, return_exceptions=True)
 
 
 class Strict:

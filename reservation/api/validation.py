@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from reservation.api.paging import TOKEN_LENGTH
+from reservation.api.pages import Pages
 from reservation.domain.errors import FieldViolation, InvalidRequest
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 
@@ -14,6 +14,7 @@ TEXT_LENGTH = 512
 TAGS, TAG_LENGTH = 20, 256
 METADATA_BYTES = 1024
 SEATS_A_PAGE = 500
+EXTENSION_SECONDS = 3600
 
 _RESERVED = "#"  # parts an event from a seat in the store's keys
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -50,6 +51,11 @@ class Violations:
     def between(self, field: str, value: int, low: int, high: int) -> None:
         if not low <= value <= high:
             self.add(field, f"is not between {low} and {high}")
+
+    def page_token(self, token: str, pages: Pages, *, is_begin: Callable[[str], bool] = bool) -> None:
+        """`is_begin`: whether a page can begin there. Whoever makes a token up can have it say anything."""
+        if token and not is_begin(pages.begin(token) or ""):
+            self.add("page_token", "is no token of this list")
 
     def raise_if_any(self) -> None:
         if self._found:
@@ -118,6 +124,10 @@ def get(request: messages.GetReservationRequest) -> None:
     _by_id(request)
 
 
+def watch(request: messages.WatchReservationRequest) -> None:
+    _by_id(request)
+
+
 def confirm(request: messages.ConfirmReservationRequest) -> None:
     _by_id(request, lambda violations: violations.text("payment_intent_id", request.payment_intent_id, required=True))
 
@@ -126,8 +136,22 @@ def cancel(request: messages.CancelReservationRequest) -> None:
     _by_id(request, lambda violations: violations.text("reason", request.reason, limit=TEXT_LENGTH))
 
 
+def extend(request: messages.ExtendHoldRequest) -> None:
+    def more(violations: Violations) -> None:
+        violations.between("extension_seconds", request.extension_seconds, 1, EXTENSION_SECONDS)
+        violations.text("reason", request.reason, limit=TEXT_LENGTH)
+
+    _by_id(request, more)
+
+
 def _by_id(
-    request: messages.GetReservationRequest | messages.ConfirmReservationRequest | messages.CancelReservationRequest,
+    request: (
+        messages.GetReservationRequest
+        | messages.WatchReservationRequest
+        | messages.ConfirmReservationRequest
+        | messages.CancelReservationRequest
+        | messages.ExtendHoldRequest
+    ),
     more: Callable[[Violations], None] = lambda violations: None,
 ) -> None:
     violations = Violations()
@@ -152,19 +176,20 @@ def inventory_status(request: messages.GetInventoryStatusRequest) -> None:
     violations.raise_if_any()
 
 
-def list_seats(request: messages.ListSeatsRequest) -> None:
+def list_seats(request: messages.ListSeatsRequest, pages: Pages) -> None:
     violations = Violations()
     violations.name("event_id", request.event_id)
     violations.text("section", request.section)
     violations.between("page_size", request.page_size, 0, SEATS_A_PAGE)
-    violations.text("page_token", request.page_token, limit=TOKEN_LENGTH)
+    violations.page_token(request.page_token, pages, is_begin=str.isdecimal)
     violations.raise_if_any()
 
 
-def list_(request: messages.ListReservationsRequest) -> None:
+def list_(request: messages.ListReservationsRequest, pages: Pages) -> None:
     violations = Violations()
     violations.text("user_id", request.user_id)
     violations.text("event_id", request.event_id)
     violations.enum("status", request.status)
     violations.between("page_size", request.page_size, 0, 100)
+    violations.page_token(request.page_token, pages)
     violations.raise_if_any()

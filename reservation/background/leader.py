@@ -120,23 +120,24 @@ class Leader:
     async def stop(self) -> None:
         """Hands everything over: to be called when run() and all work on the shards have ended. Does not raise when the
         table cannot be reached; the others then wait for a lease."""
-        await self._hand_over("stopping")
+        try:
+            await self._hand_over("stopping")
+        except AwsError as error:
+            log.warning("leases.not_handed_over", error=str(error))
 
     # Leaving
 
     async def _step_aside(self) -> None:
         if self._started_at is not None:
-            self._started_at = None
             await self._hand_over("not fit")
+            self._started_at = None
 
     async def _hand_over(self, reason: str) -> None:
+        """Gives up everything at once, and the others count on this worker no more."""
         self._drop_all(reason)
-        try:
-            mine = [shard for shard in (await self._leases.scan()).shards if shard.owner == self._id]
-            await self._together(self._leases.give_back(shard, self._now()) for shard in mine)
-            await self._leases.leave(self._id)
-        except AwsError as error:
-            log.warning("leases.not_handed_over", error=str(error))
+        mine = [shard for shard in (await self._leases.scan()).shards if shard.owner == self._id]
+        await self._together(self._leases.give_back(shard, self._now()) for shard in mine)
+        await self._leases.leave(self._id)
 
     # The belief
 
@@ -249,13 +250,13 @@ class Leader:
     def _prefer_held(self) -> None:
         self._favourites = tuple(name for name in self.shards if name in self._owned)
 
-    async def _together(self, calls: Iterable[Awaitable[None]]) -> None:
+    async def _together(self, calls: Iterable[Awaitable[object]]) -> None:
         """A few at a time, all of them, whatever becomes of each; raises the first error at the end."""
         remaining = iter(calls)
         errors: list[BaseException] = []
         while batch := list(islice(remaining, _AT_ONCE)):
             ends = await asyncio.gather(*batch, return_exceptions=True)
-            errors += [end for end in ends if end is not None]
+            errors += [end for end in ends if isinstance(end, BaseException)]
         if errors:
             raise errors[0]
 

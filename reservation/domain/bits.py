@@ -13,7 +13,7 @@ def ascending(mask: int) -> Iterator[int]:
 
 def outward(mask: int, centre: int) -> Iterator[int]:
     """Those nearest to half of `centre` first; of two equally near ones the lower."""
-    low = mask & (1 << max(centre // 2 + 1, 0)) - 1
+    low = mask & (1 << max(centre // 2, 0)) - 1
     high = mask ^ low
     while low or high:
         under, over = low.bit_length() - 1, (high & -high).bit_length() - 1

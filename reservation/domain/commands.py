@@ -3,7 +3,7 @@ field which comes later leaves the fingerprints of requests without it as they a
 
 from dataclasses import dataclass
 
-from reservation.domain.model import Metadata
+from reservation.domain.model import Metadata, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +69,34 @@ class Cancel:
     @property
     def content(self) -> tuple[str, ...]:
         return ("reservation", self.reservation_id, "reason", self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Let a hold end so many seconds later. `owner` as in Confirm."""
+
+    reservation_id: str
+    seconds: int
+    reason: str
+    owner: str | None
+    idempotency_key: str = ""
+    traceparent: str = ""
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        return ("reservation", self.reservation_id, "seconds", str(self.seconds), "reason", self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A page of one user's reservations, newest first: only those of the event, and in the status, that it names.
+
+    `size`: how many are looked at; those that are filtered out leave the page shorter. `begin`: the `next` of the page
+    before (see ports.Page), empty for the first one.
+    """
+
+    user_id: str
+    event_id: str = ""
+    status: Status | None = None
+    size: int = 20
+    begin: str = ""

@@ -80,10 +80,16 @@ class HoldLimitReached(ReservationError):
 
 
 class HoldExtensionDenied(ReservationError):
-    """The hold cannot be extended (so far); its deadline stays what it was."""
+    """The hold cannot be extended (so far); its deadline stays what it was. Carries how often, and by how many whole
+    seconds in all, it may still be."""
 
     code = "HOLD_EXTENSION_DENIED"
-    text = "Hold conflict: the hold cannot be extended any further"
+    text = "Hold conflict: the hold cannot be extended so often or so far"
+
+    def __init__(self, *, extensions_left: int, seconds_left: int) -> None:
+        self.extensions_left = extensions_left
+        self.seconds_left = seconds_left
+        super().__init__()
 
 
 class ReservationExpired(ReservationError):

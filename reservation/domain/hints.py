@@ -19,16 +19,14 @@ class BlockHints:
     """The hints of one block.
 
     `occupy` is told which seats are not to be chosen (bit i: the i-th as they stand) whenever that may have changed.
-    `taken` are those whose hint had not passed when settle() last looked at it; `awaited` is when its caller will do so
-    again (SOLD: never).
+    `taken` are those whose hint had not passed when settle() last looked.
     """
 
-    __slots__ = ("_bits", "_claimed", "_currency", "_fresh", "_occupy", "_untils", "awaited", "layout", "taken")
+    __slots__ = ("_bits", "_claimed", "_currency", "_fresh", "_occupy", "_untils", "layout", "taken")
 
     def __init__(self, layout: Block, currency: str, occupy: Callable[[int], None]) -> None:
         self.layout = layout
         self.taken = 0
-        self.awaited = SOLD
         self._bits = _bits(tuple(place.position for place in layout.places))
         self._currency = currency
         self._occupy = occupy
@@ -57,7 +55,7 @@ class BlockHints:
         return known != before
 
     def settle(self, now: int) -> int:
-        """Frees what has passed by now; when the next hint will (SOLD: none)."""
+        """Frees what has passed by now; when the next hint will (SOLD or later: none)."""
         bits, taken, end = self._bits, 0, SOLD
         for position, until in self._untils.items():
             if until > now:

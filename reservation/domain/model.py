@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from reservation.domain.errors import (
+    HoldExtensionDenied,
     ReservationAlreadyCancelled,
     ReservationAlreadyConfirmed,
     ReservationExpired,
@@ -105,9 +106,10 @@ class Reservation:
     """One reservation at one version.
 
     `op_id` names the command that wrote this version: a writer whose own op id is found here has succeeded, whatever
-    its connection said. `shard` fixes the partition of its outbox rows and of its entry in the due index. `slot` is
-    which of the live holds that its user may have of the event it takes (None: they are not limited). `extensions`:
-    how often its hold was extended.
+    its connection said. `extended_by` are the commands that have extended the hold: unlike all others, an extension may
+    be followed by another command, and its writer must recognise it still. `reason`: the last one given, for a cancel
+    or an extension. `shard` fixes the partition of its outbox rows and of its entry in the due index. `slot` is which
+    of the live holds that its user may have of the event it takes (None: they are not limited).
     """
 
     id: str
@@ -127,7 +129,7 @@ class Reservation:
     reason: str = ""
     metadata: Metadata | None = None
     slot: int | None = None
-    extensions: int = 0
+    extended_by: tuple[str, ...] = ()
 
     @property
     def seat_ids(self) -> tuple[str, ...]:
@@ -141,6 +143,11 @@ class Reservation:
     def seat_status(self) -> SeatStatus | None:
         """What this reservation's seats are because of it; None once it has no claim to them."""
         return _SEAT_STATUS.get(self.status)
+
+    @property
+    def is_final(self) -> bool:
+        """Nothing that its user waits for is still to come."""
+        return self.status not in (Status.PENDING, Status.HOLD)
 
 
 _SEAT_STATUS = {Status.HOLD: SeatStatus.HELD, Status.CONFIRMED: SeatStatus.SOLD}
@@ -182,6 +189,31 @@ def cancel(held: Reservation, *, reason: str, now: int, op_id: str) -> Reservati
         return None
     _require_live_hold(held, now)
     return _next_version(held, now, op_id=op_id, status=Status.CANCELLED, reason=reason)
+
+
+def extend(
+    held: Reservation, *, extension_ms: int, reason: str, now: int, op_id: str, max_extensions: int, max_total: int
+) -> Reservation | None:
+    """The reservation with a hold that ends `extension_ms` (positive) later; None if this very command has extended it
+    already. `max_total`: what a hold may last from its creation, in milliseconds.
+
+    Raises HoldExtensionDenied (too often, or too long in all), and like confirm().
+    """
+    if op_id in held.extended_by:
+        return None
+    _require_live_hold(held, now)
+    extensions_left = max(0, max_extensions - len(held.extended_by))
+    time_left = max(0, held.created_at + max_total - held.hold_expires_at)
+    if not extensions_left or extension_ms > time_left:
+        raise HoldExtensionDenied(extensions_left=extensions_left, seconds_left=time_left // 1000)
+    return _next_version(
+        held,
+        now,
+        op_id=op_id,
+        hold_expires_at=held.hold_expires_at + extension_ms,
+        extended_by=(*held.extended_by, op_id),
+        reason=reason,
+    )
 
 
 def expire(held: Reservation, *, now: int, op_id: str) -> Reservation | None:

@@ -8,11 +8,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from heapq import heappop, heappush
 
 from reservation.domain.bits import ascending
 from reservation.domain.choice import Chooser, GeneralAdmission, Manner, Numbered, Pick, rows_of
 from reservation.domain.commands import Wish
+from reservation.domain.ends import Ends
 from reservation.domain.hints import BLOCKED, FREE, SOLD, BlockHints
 from reservation.domain.layout import Block, Place, Section
 from reservation.domain.model import Seat, SeatStatus, SectionKind, Spot
@@ -55,7 +55,7 @@ class Hall:
                 self._ordinals[place.seat_id] = len(self._ordinals)
         self._claims: dict[str, int] = {}
         self._now = 0
-        self._ends: list[tuple[int, int]] = []
+        self._ends = Ends()
 
     @property
     def block_numbers(self) -> tuple[int, ...]:
@@ -80,13 +80,13 @@ class Hall:
         block = self._by_number.get(spot.block)
         if block is not None and spot.position in block:
             block.learn(spot.position, until, self._now)
-            self._await(block, until)
+            self._await(spot.block, until)
 
     def hints(self, block: int, untils: Mapping[int, int], *, now: int) -> None:
         """A whole block as it was read; positions that are not named are FREE. `now`: best when the read was begun."""
         self._advance(now)
         if (known := self._by_number.get(block)) is not None and known.read(untils, now):
-            self._await(known, known.settle(self._now))
+            self._await(block, known.settle(self._now))
 
     def claim(self, seat_ids: Iterable[str]) -> None:
         """Seats of a transaction under way are not chosen for others. Each claim wants its own release()."""
@@ -136,7 +136,7 @@ class Hall:
         """The seats (of one section) that are taken for a time only, as of the hall's time: before a wish is refused,
         these are worth a look at what is really so."""
         for block in self._blocks_of(section):
-            for place in block.layout.places if block.awaited < SOLD else ():
+            for place in block.layout.places if block.layout.number in self._ends else ():
                 if self._now < block.until(place) < SOLD:
                     yield place.seat_id
 
@@ -191,18 +191,13 @@ class Hall:
     def _advance(self, now: int) -> None:
         """Frees the seats whose time is over by then."""
         self._now = max(self._now, now)
-        while self._ends and self._ends[0][0] <= self._now:
-            end, number = heappop(self._ends)
-            block = self._by_number[number]
-            if end == block.awaited:
-                block.awaited = SOLD
-                self._await(block, block.settle(self._now))
+        while (number := self._ends.pop(self._now)) is not None:
+            self._await(number, self._by_number[number].settle(self._now))
 
-    def _await(self, block: BlockHints, end: int) -> None:
-        """Sees to it that the block is settled again when this hint passes; SOLD never does."""
-        if self._now < end < block.awaited:
-            block.awaited = end
-            heappush(self._ends, (end, block.layout.number))
+    def _await(self, block: int, end: int) -> None:
+        """Sees to it that the block is settled again when this hint passes."""
+        if self._now < end < SOLD:
+            self._ends.put(block, end)
 
 
 class _Section:

@@ -41,6 +41,19 @@ class SeatState:
 
 
 @dataclass(frozen=True, slots=True)
+class SlotState:
+    """Who has a slot, as its item says. `holder_key` as in SeatState."""
+
+    holder: str
+    holder_key: str
+    hold_expires_at: int
+
+    def takeable(self, now: int) -> bool:
+        """Whether the hold that has it has ended."""
+        return self.hold_expires_at <= now
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxRow:
     """One event on its way out: `detail` is its JSON as it will be sent, `type` its detail-type.
 
@@ -100,8 +113,12 @@ class DeadLetter:
     died_at: int
 
 
+_SLOT, _HINTS = "#slot#", "#hints#"
+
+
 # Neither event ids nor seat ids contain "#", so a seat's key can never be read as another one, a key with an empty seat
-# id is free to be the event's own, and one with two "#" in a row to be what stands beside it.
+# id is free to be the event's own, and one with two "#" in a row to be what stands beside it. A user id may contain
+# "#": what follows the last one is the slot's number.
 def seat_key(event_id: str, seat_id: str) -> Item:
     return {"pk": {"S": f"{event_id}#{seat_id}"}}
 
@@ -119,7 +136,7 @@ def layout_part_key(event_id: str, version: str, part: int) -> Item:
 
 
 def hints_key(event_id: str, block: int) -> Item:
-    return {"pk": {"S": f"{event_id}##hints#{block}"}}
+    return {"pk": {"S": f"{event_id}#{_HINTS}{block}"}}
 
 
 def is_seat_pk(pk: str) -> bool:
@@ -129,8 +146,23 @@ def is_seat_pk(pk: str) -> bool:
 
 def hinted_block(pk: str) -> tuple[str, int] | None:
     """The event and the block whose hints an inventory item has; None for any other item."""
-    event_id, _, number = pk.partition("##hints#")
-    return (event_id, int(number)) if number else None
+    event_id, _, kind = pk.partition("#")
+    return (event_id, int(kind.removeprefix(_HINTS))) if kind.startswith(_HINTS) else None
+
+
+def slot_key(event_id: str, user_id: str, number: int) -> Item:
+    return {"pk": {"S": f"{event_id}#{_SLOT}{user_id}#{number}"}}
+
+
+def slot_key_of(reservation: Reservation) -> Item:
+    """Of the slot that the reservation takes; it must take one."""
+    if reservation.slot is None:
+        raise ValueError("the reservation takes no slot")
+    return slot_key(reservation.event_id, reservation.user_id, reservation.slot)
+
+
+def is_slot_key(pk: str) -> bool:
+    return pk.partition("#")[2].startswith(_SLOT)
 
 
 def reservation_key(reservation: Reservation) -> Item:
@@ -149,9 +181,13 @@ def reservation_to_item(reservation: Reservation) -> Item:
         item["metadata"] = {"M": _metadata_to_item(reservation.metadata)}
     if reservation.slot is not None:
         item["slot"] = {"N": str(reservation.slot)}
-    if reservation.extensions:
-        item["extensions"] = {"N": str(reservation.extensions)}
+    if reservation.extended_by:
+        item["extendedBy"] = op_ids_to_attribute(reservation.extended_by)
     return item
+
+
+def op_ids_to_attribute(op_ids: Sequence[str]) -> Item:
+    return {"L": [{"S": op_id} for op_id in op_ids]}
 
 
 def reservation_from_item(item: Mapping[str, Any]) -> Reservation:
@@ -174,7 +210,7 @@ def reservation_from_item(item: Mapping[str, Any]) -> Reservation:
         reason=_text(item, "reason"),
         metadata=_metadata_from_item(metadata["M"]) if metadata else None,
         slot=_optional_number(item, "slot"),
-        extensions=_optional_number(item, "extensions") or 0,
+        extended_by=tuple(op_id["S"] for op_id in item["extendedBy"]["L"]) if "extendedBy" in item else (),
     )
 
 
@@ -308,6 +344,10 @@ def seat_state_from_item(item: Mapping[str, Any]) -> SeatState:
         holder_key=_text(item, "holderKey"),
         hold_expires_at=int(item["holdExpiresAt"]["N"]) if "holdExpiresAt" in item else 0,
     )
+
+
+def slot_state_from_item(item: Mapping[str, Any]) -> SlotState:
+    return SlotState(item["holder"]["S"], _text(item, "holderKey"), int(item["holdExpiresAt"]["N"]))
 
 
 def hint_name(position: int) -> str:

@@ -122,8 +122,8 @@ class LeaseTable:
         except ConditionFailed:
             return
 
-    async def add_shard(self, name: str, now: int) -> None:
-        """Adds a shard that nobody has yet. One that is there stays as it is, retiring or not."""
+    async def add_shard(self, name: str, now: int) -> bool:
+        """Adds a shard that nobody has yet. False: one of that name is there, and stays as it is, retiring or not."""
         try:
             await self._call(
                 "PutItem",
@@ -131,7 +131,22 @@ class LeaseTable:
                 ConditionExpression="attribute_not_exists(leaseKey)",
             )
         except ConditionFailed:
-            return
+            return False
+        return True
+
+    async def bring_back(self, name: str) -> bool:
+        """Takes the mark off a shard that was to retire. False: there is no such shard, or it bears no mark."""
+        try:
+            await self._call(
+                "UpdateItem",
+                Key=_shard_key(name),
+                UpdateExpression="REMOVE retiring",
+                ConditionExpression="retiring = :true",
+                ExpressionAttributeValues={":true": {"BOOL": True}},
+            )
+        except ConditionFailed:
+            return False
+        return True
 
     async def mark_retiring(self, name: str) -> bool:
         """False: there is no such shard."""
@@ -147,18 +162,19 @@ class LeaseTable:
             return False
         return True
 
-    async def remove_shard(self, name: str) -> None:
-        """Removes a shard if it is retiring. Whoever owns it learns of that at the next scan; requiring it to be free
-        would be in vain, because a shard stays owned for as long as it exists."""
+    async def remove_shard(self, name: str) -> bool:
+        """Removes a shard if it is retiring. False: it is there and is not. Whoever owns it learns of that at the next
+        scan; requiring it to be free would be in vain, because a shard stays owned for as long as it exists."""
         try:
             await self._call(
                 "DeleteItem",
                 Key=_shard_key(name),
-                ConditionExpression="retiring = :true",
+                ConditionExpression="attribute_not_exists(leaseKey) OR retiring = :true",
                 ExpressionAttributeValues={":true": {"BOOL": True}},
             )
         except ConditionFailed:
-            return
+            return False
+        return True
 
     async def _change_owner(self, before: Shard, after: Shard) -> None:
         await self._call(

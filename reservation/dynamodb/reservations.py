@@ -1,12 +1,16 @@
 """Reservations in DynamoDB: one TransactWriteItems a command."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 from reservation.aws.client import AwsClient
+from reservation.domain.commands import Listing
 from reservation.domain.errors import (
+    HoldExtensionDenied,
+    HoldLimitReached,
     IdempotencyInProgress,
     ReservationError,
     ReservationExpired,
@@ -15,8 +19,10 @@ from reservation.domain.errors import (
 )
 from reservation.domain.idempotency import Key, Record
 from reservation.domain.model import Reservation, Seat, Status
+from reservation.dynamodb import slots
 from reservation.dynamodb.items import (
     Item,
+    op_ids_to_attribute,
     order_to_item,
     outbox_to_item,
     record_from_item,
@@ -26,7 +32,7 @@ from reservation.dynamodb.items import (
     reservation_to_item,
 )
 from reservation.dynamodb.seats import EmbeddedInventory, SeatsVerdict, unknown_seats
-from reservation.dynamodb.tables import DUE_INDEX, Tables
+from reservation.dynamodb.tables import DUE_INDEX, USER_INDEX, Tables
 from reservation.dynamodb.transaction import (
     Action,
     Cancellation,
@@ -37,16 +43,19 @@ from reservation.dynamodb.transaction import (
     read,
     transact,
 )
-from reservation.ports import DuePage, Recorded, StaleFacts, Superseded
+from reservation.ports import DuePage, Page, Recorded, StaleFacts, Superseded
 
 _NEW_KEY_IF = "attribute_not_exists(idempotencyKey) OR expiresAt <= :now"
 _ADVANCE = (
     "SET #status = :status, version = :next, opId = :op, updatedAt = :at,"
-    " paymentIntentId = :payment, orderId = :order, reason = :reason"
-    " REMOVE expiryShard"
+    " holdExpiresAt = :until, extendedBy = :extended, paymentIntentId = :payment, orderId = :order, reason = :reason"
 )
+_NOT_DUE = " REMOVE expiryShard"
 _ADVANCE_IF = "#status = :held AND version = :version AND holdExpiresAt > :now"
 _DUE_PAGE = 100  # as many as one BatchGetItem reads
+
+_ID = "rsv_"  # what ids of reservations begin with; other kinds of items may share the table
+_LAST = "\U0010ffff"  # no text sorts after it
 
 _SETTLE_IF = "#status = :held AND version = :version AND holdExpiresAt <= :now"
 
@@ -55,7 +64,8 @@ class DynamoReservations:
     """See ports.ReservationStore.
 
     `now` gives milliseconds since the epoch. `key_window`, in milliseconds, is how long an idempotency key is
-    known. `event_written` is told of the shard of each new outbox row.
+    known. `event_written` is told of the shard of each new outbox row, `changed` of each reservation that this store
+    has moved to a new version.
     """
 
     def __init__(
@@ -67,6 +77,7 @@ class DynamoReservations:
         now: Callable[[], int],
         key_window: int,
         event_written: Callable[[str], None] = lambda shard: None,
+        changed: Callable[[Reservation], None] = lambda reservation: None,
     ) -> None:
         self._client = client
         self._tables = tables
@@ -74,6 +85,7 @@ class DynamoReservations:
         self._now = now
         self._key_window = key_window
         self._event_written = event_written
+        self._changed = changed
 
     async def find(self, reservation_id: str, until: float) -> Reservation | None:
         query = {
@@ -84,6 +96,33 @@ class DynamoReservations:
         }
         reply = await read(self._client, "Query", query, until)
         return reservation_from_item(reply["Items"][0]) if reply["Items"] else None
+
+    async def page(self, wanted: Listing, until: float) -> Page:
+        query = {
+            "TableName": self._tables.reservations,
+            "IndexName": USER_INDEX,
+            "KeyConditionExpression": "userId = :user AND reservationId BETWEEN :oldest AND :newest",
+            "ExpressionAttributeValues": {
+                ":user": {"S": wanted.user_id},
+                ":oldest": {"S": _ID},
+                ":newest": {"S": _ID + (wanted.begin or _LAST)},
+            },
+            "ScanIndexForward": False,
+            "Limit": wanted.size + 1,  # one more: the first of the next page
+        }
+        entries = (await read(self._client, "Query", query, until))["Items"]
+        page, rest = entries[: wanted.size], entries[wanted.size :]
+        chosen = [entry for entry in page if wanted.event_id in ("", entry["eventId"]["S"])]
+        found = [reservation_from_item(item) for item in await self._reservations_of(chosen, until)]
+        found.sort(key=lambda reservation: reservation.id, reverse=True)
+        return Page(tuple(found), rest[0]["reservationId"]["S"].removeprefix(_ID) if rest else "")
+
+    async def newer(self, known: Sequence[Reservation], until: float) -> Sequence[Reservation]:
+        table, versions = self._tables.reservations, {each.id: each.version for each in known}
+        request = {"RequestItems": {table: {"Keys": [reservation_key(each) for each in known]}}}
+        found = (await read(self._client, "BatchGetItem", request, until))["Responses"].get(table, [])
+        changed = [item for item in found if int(item["version"]["N"]) > versions[item["reservationId"]["S"]]]
+        return _readable(changed)[0]
 
     async def recall(self, key: Key, until: float) -> Record | None:
         request = {"TableName": self._tables.idempotency, "Key": _key_key(key), "ConsistentRead": True}
@@ -96,9 +135,16 @@ class DynamoReservations:
 
     # Hold
 
-    async def hold(self, draft: Reservation, key: Key | None, traceparent: str, until: float) -> Recorded:
+    async def hold(
+        self, draft: Reservation, key: Key | None, traceparent: str, until: float, *, max_holds: int | None = None
+    ) -> Recorded:
         if (known := await self._answer_without_writing(draft, key, until)) is not None:
             return known
+        if max_holds is not None:
+            chosen = await self._choose_slot(draft, key, max_holds, until)
+            if isinstance(chosen, Recorded):
+                return chosen
+            draft = chosen
         for attempt in count():
             asked_at = self._now()
             verdict = await transact(self._client, self._hold_actions(draft, key, asked_at, traceparent), until)
@@ -109,8 +155,10 @@ class DynamoReservations:
             await back_off(attempt, until, verdict, _time_is_up(verdict))
             if verdict.only_throttled:
                 continue
-            if (outcome := await self._probe(verdict, draft, key, until, attempt)) is not None:
-                return self._held(outcome)
+            looked = await self._probe(verdict, draft, key, max_holds, until, attempt)
+            if isinstance(looked, Recorded):
+                return self._held(looked)
+            draft = looked
         raise AssertionError("back_off ends it")
 
     def _held(self, recorded: Recorded) -> Recorded:
@@ -132,6 +180,23 @@ class DynamoReservations:
                 return _replay(record, key, draft)
         raise SeatUnavailable(tuple(refusals))
 
+    async def _choose_slot(
+        self, draft: Reservation, key: Key | None, max_holds: int, until: float
+    ) -> Recorded | Reservation:
+        """The draft with a slot that looks free. If none does, it is refused without a transaction, under the rules of
+        _answer_without_writing()."""
+        asked_at = self._now()
+        keys = {self._tables.inventory: slots.keys(draft, max_holds)}
+        seen = slots.seen(draft, max_holds, await batch_get(self._client, keys, until))
+        first = slots.first_choice(draft, max_holds)
+        if (free := seen.free(first, asked_at)) is not None:
+            return replace(draft, slot=free)
+        if key is not None and (record := await self.recall(key, until)) is not None:
+            return _replay(record, key, draft)
+        if draft.id in seen.holders or (key is not None and key.id in seen.holder_keys):
+            return replace(draft, slot=first)  # this very request has one, or an equal one: the transaction will tell
+        raise HoldLimitReached
+
     def _hold_actions(self, draft: Reservation, key: Key | None, now: int, traceparent: str) -> list[Action]:
         reservation = {
             "TableName": self._tables.reservations,
@@ -142,6 +207,7 @@ class DynamoReservations:
         return [
             *self._key_action(key, draft),
             *self._inventory.take(draft, key.id if key else "", now),
+            *slots.take(self._tables.inventory, draft, key.id if key else "", now),
             Action(Role.RESERVATION, {"Put": reservation}),
             self._outbox_action(draft, traceparent),
         ]
@@ -156,19 +222,28 @@ class DynamoReservations:
         if any(_op_id(failed.item) == draft.op_id for failed in verdict.failed(Role.RESERVATION)):
             return Recorded(draft)
         seats = self._inventory.judge(draft, verdict.failed(Role.SEAT), asked_at)
-        if seats.mine:
+        if seats.mine or any(_holder(slot.item) == draft.id for slot in verdict.failed(Role.SLOT)):
             return Recorded(draft)
-        if not verdict.undecided(Role.KEY) and not _equal_won(seats, key, attempt):
+        if not verdict.undecided(Role.KEY) and not _equal_won(_keys_of(seats), key, attempt):
             self._refuse(draft, seats, asked_at)
         return None
 
     async def _probe(
-        self, verdict: Cancellation, draft: Reservation, key: Key | None, until: float, attempt: int
-    ) -> Recorded | None:
+        self,
+        verdict: Cancellation,
+        draft: Reservation,
+        key: Key | None,
+        max_holds: int | None,
+        until: float,
+        attempt: int,
+    ) -> Recorded | Reservation:
         """Looks who has the contended items, with one consistent read instead of queueing up for another transaction:
-        of 64 that want one seat, 63 are answered by it."""
+        of 64 that want one seat, 63 are answered by it. Returns the draft to try again if nothing is decided, with
+        another slot if its own has gone."""
         asked_at = self._now()
+        max_slots = max_holds if max_holds is not None and verdict.blames(Role.SLOT) else 0
         keys = self._inventory.probe_keys(draft)
+        keys[self._tables.inventory] += slots.keys(draft, max_slots)
         if key is not None:
             keys[self._tables.idempotency] = [_key_key(key)]
         items = {item["pk"]["S"] if "pk" in item else "": item for item in await batch_get(self._client, keys, until)}
@@ -176,13 +251,17 @@ class DynamoReservations:
             return _replay(record, key, draft)
         found = [Failed(seat_id, items.get(f"{draft.event_id}#{seat_id}")) for seat_id in draft.seat_ids]
         seats = self._inventory.judge(draft, found, asked_at)
-        if seats.mine:
+        seen = slots.seen(draft, max_slots, items.values())
+        if seats.mine or draft.id in seen.holders:
             return Recorded(draft)
+        slot = seen.free(draft.slot or 0, asked_at) if max_slots else draft.slot
         # The items of one transaction may become readable one after the other. So the key record's absence from this
         # read says nothing if that item was in another's hands, or if the seat went to a request with the same key.
-        if not verdict.undecided(Role.KEY) and not _equal_won(seats, key, attempt):
+        if not verdict.undecided(Role.KEY) and not _equal_won([*_keys_of(seats), *seen.holder_keys], key, attempt):
             self._refuse(draft, seats, asked_at)
-        return None
+            if max_slots and slot is None:
+                raise HoldLimitReached
+        return replace(draft, slot=draft.slot if slot is None else slot)
 
     def _refuse(self, draft: Reservation, seats: SeatsVerdict, asked_at: int) -> None:
         """Raises if the seats decide."""
@@ -196,7 +275,7 @@ class DynamoReservations:
             self._inventory.forget_facts(draft.event_id, seats.repriced)
             raise StaleFacts
 
-    # Confirm and cancel
+    # Confirm, cancel and extend
 
     async def advance(
         self, before: Reservation, after: Reservation, key: Key | None, traceparent: str, until: float
@@ -211,10 +290,14 @@ class DynamoReservations:
                 return self._advanced(Recorded(after))
             if (outcome := self._read_advance(verdict, before, after, key)) is not None:
                 return self._advanced(outcome)
-            await back_off(attempt, until, verdict, _time_is_up(verdict))
+            if _slot_is_lost(verdict, after):
+                after = _without_slot(after)
+            else:
+                await back_off(attempt, until, verdict, _time_is_up(verdict))
         raise AssertionError("back_off ends it")
 
     def _advanced(self, recorded: Recorded) -> Recorded:
+        self._changed(recorded.reservation)
         if not recorded.replayed:
             self._inventory.followed(recorded.reservation, recorded.reservation.seats)
         return recorded
@@ -227,6 +310,7 @@ class DynamoReservations:
             *self._key_action(key, after),
             self._advance_action(before, after, _ADVANCE_IF, now),
             *self._inventory.follow(after, after.seats, now),
+            *slots.follow(self._tables.inventory, after, now),
             *self._order_action(after),
             self._outbox_action(after, traceparent, after.seat_ids),
         ]
@@ -235,7 +319,7 @@ class DynamoReservations:
         update = {
             "TableName": self._tables.reservations,
             "Key": reservation_key(before),
-            "UpdateExpression": _ADVANCE,
+            "UpdateExpression": _ADVANCE if after.status is Status.HOLD else _ADVANCE + _NOT_DUE,
             "ConditionExpression": condition,
             "ExpressionAttributeNames": {"#status": "status"},
             "ExpressionAttributeValues": {
@@ -243,6 +327,8 @@ class DynamoReservations:
                 ":next": {"N": str(after.version)},
                 ":op": {"S": after.op_id},
                 ":at": {"N": str(after.updated_at)},
+                ":until": {"N": str(after.hold_expires_at)},
+                ":extended": op_ids_to_attribute(after.extended_by),
                 ":payment": {"S": after.payment_intent_id},
                 ":order": {"S": after.order_id},
                 ":reason": {"S": after.reason},
@@ -265,7 +351,11 @@ class DynamoReservations:
             current = reservation_from_item(failed_reservation.item)
             if current.op_id == after.op_id:
                 return Recorded(current)
-            if current.version == before.version and verdict.undecided(Role.KEY, Role.SEAT):
+            if after.op_id in current.extended_by:
+                return Recorded(after)
+            if verdict.undecided(Role.KEY):
+                return None  # what is seen may be an equal command's doing, whose record is about to show
+            if current.version == before.version and verdict.undecided(Role.SEAT):
                 return None  # what failed is the time, but an equal command that was in time may be about to land
             raise Superseded(current)
         # A seat counts as lost only if all else was free to judge: otherwise it may be an earlier try of this very
@@ -290,12 +380,7 @@ class DynamoReservations:
         if page is not None:
             query["ExclusiveStartKey"] = page
         reply = await read(self._client, "Query", query, until)
-        holds, unreadable = [], []
-        for item in await self._reservations_of(reply["Items"], until):
-            try:
-                holds.append(reservation_from_item(item))
-            except (KeyError, TypeError, ValueError):
-                unreadable.append(item["reservationId"]["S"])
+        holds, unreadable = _readable(await self._reservations_of(reply["Items"], until))
         holds.sort(key=lambda held: held.hold_expires_at)
         return DuePage(tuple(holds), tuple(unreadable), reply.get("LastEvaluatedKey"))
 
@@ -313,14 +398,18 @@ class DynamoReservations:
             if verdict is None:
                 self._inventory.followed(after, seats)
                 self._event_written(after.shard)
+                self._changed(after)
                 return
             for failed in verdict.failed(Role.RESERVATION):
                 if _op_id(failed.item) == after.op_id:
+                    self._changed(after)
                     return
                 raise Superseded(reservation_from_item(failed.item) if failed.item else before)
             lost = {failed.subject for failed in verdict.failed(Role.SEAT)}
-            if lost and not verdict.undecided(Role.RESERVATION):
+            slot_is_lost = _slot_is_lost(verdict, after)
+            if (lost or slot_is_lost) and not verdict.undecided(Role.RESERVATION):
                 seats = [seat for seat in seats if seat.id not in lost]
+                after = _without_slot(after) if slot_is_lost else after
             else:
                 await back_off(attempt, until, verdict)
 
@@ -329,6 +418,7 @@ class DynamoReservations:
         return [
             self._advance_action(before, after, _SETTLE_IF, now),
             *self._inventory.follow(after, seats, now),
+            *slots.follow(self._tables.inventory, after, now),
             self._outbox_action(after, "", [seat.id for seat in seats]),
         ]
 
@@ -365,6 +455,17 @@ class DynamoReservations:
         return Action(Role.OUTBOX, {"Put": put})
 
 
+def _readable(items: Iterable[Item]) -> tuple[list[Reservation], list[str]]:
+    """The reservations, and the ids of those that no code of this version understands."""
+    readable, unreadable = [], []
+    for item in items:
+        try:
+            readable.append(reservation_from_item(item))
+        except (KeyError, TypeError, ValueError):
+            unreadable.append(item["reservationId"]["S"])
+    return readable, unreadable
+
+
 def _key_key(key: Key) -> dict[str, Any]:
     return {"idempotencyKey": {"S": key.id}}
 
@@ -382,14 +483,33 @@ def _replay(record: Record, key: Key, mine: Reservation) -> Recorded:
     return Recorded(record.replay(key), replayed=record.op_id != mine.op_id)
 
 
-def _equal_won(seats: SeatsVerdict, key: Key | None, attempt: int) -> bool:
-    """Whether a seat went to a request with this very key, whose record must then be about to show. After two looks it
-    is not: a hold may outlive its key."""
-    return key is not None and attempt < 2 and any(state.holder_key == key.id for _, state in seats.taken)
+def _equal_won(holder_keys: Iterable[str], key: Key | None, attempt: int) -> bool:
+    """Whether a seat or slot went to a request with this very key, whose record must then be about to show. After two
+    looks it is not: a hold may outlive its key."""
+    return key is not None and attempt < 2 and key.id in holder_keys
+
+
+def _keys_of(seats: SeatsVerdict) -> list[str]:
+    return [state.holder_key for _, state in seats.taken]
 
 
 def _holder(item: Item | None) -> str:
     return item["holder"]["S"] if item and "holder" in item else ""
+
+
+def _slot_is_lost(verdict: Cancellation, after: Reservation) -> bool:
+    """Whether another hold has its slot, by a clock to which its own was past. What may be an earlier try of this very
+    command, half of it visible, does not count."""
+    lost = any(_holder(slot.item) != after.id for slot in verdict.failed(Role.SLOT))
+    return lost and not verdict.undecided(Role.KEY, Role.RESERVATION)
+
+
+def _without_slot(after: Reservation) -> Reservation:
+    """The same command, which then leaves the slot to its new holder. Only a hold needs one: a payment is not refused
+    for the want of it. Raises HoldExtensionDenied."""
+    if after.status is Status.HOLD:
+        raise HoldExtensionDenied(extensions_left=0, seconds_left=0)
+    return replace(after, slot=None)
 
 
 def _op_id(item: Item | None) -> str:

@@ -39,13 +39,15 @@ _FREED_SECONDS = 5.0  # longer than any answer to a question of before may take
 
 _STATUS = {"#status": "status"}
 
+TAKE = "SET #status = :held, holder = :me, holderKey = :key, holdExpiresAt = :until"
+MINE = "#status = :held AND holder = :me"
+MINE_AND_LIVE = f"{MINE} AND holdExpiresAt > :now"
+
 # The price is part of the condition because the answer, the order and the event are made of the cached one.
 _TAKE_IF = (
     "amount = :amount AND currency = :currency"
     " AND (#status = :available OR (#status = :held AND holdExpiresAt <= :now))"
 )
-_SELL_IF = "#status = :held AND holder = :me AND holdExpiresAt > :now"
-_FREE_IF = "#status = :held AND holder = :me"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +217,7 @@ class EmbeddedInventory:
             self._update(
                 draft,
                 seat,
-                "SET #status = :held, holder = :me, holderKey = :key, holdExpiresAt = :until",
+                TAKE,
                 _TAKE_IF,
                 {
                     ":held": {"S": SeatStatus.HELD.value},
@@ -232,14 +234,19 @@ class EmbeddedInventory:
         ]
 
     def follow(self, after: Reservation, seats: Iterable[Seat], now: int) -> list[Action]:
-        """Moves these of its seats with their reservation: sold by a confirm, free after a cancel or an expiry."""
-        mine = {":held": {"S": SeatStatus.HELD.value}, ":me": {"S": after.id}}
-        if after.status is Status.CONFIRMED:
-            change, condition = "SET #status = :sold REMOVE holderKey, holdExpiresAt", _SELL_IF
-            values = mine | {":sold": {"S": SeatStatus.SOLD.value}, ":now": {"N": str(now)}}
-        else:
-            change, condition = "SET #status = :available REMOVE holder, holderKey, holdExpiresAt", _FREE_IF
-            values = mine | {":available": {"S": SeatStatus.AVAILABLE.value}}
+        """Moves these of its seats with their reservation: sold by a confirm, held for longer by an extension, free
+        after a cancel or an expiry."""
+        values = {":held": {"S": SeatStatus.HELD.value}, ":me": {"S": after.id}}
+        match after.status:
+            case Status.CONFIRMED:
+                change, condition = "SET #status = :sold REMOVE holderKey, holdExpiresAt", MINE_AND_LIVE
+                values |= {":sold": {"S": SeatStatus.SOLD.value}, ":now": {"N": str(now)}}
+            case Status.HOLD:
+                change, condition = "SET holdExpiresAt = :until", MINE_AND_LIVE
+                values |= {":until": {"N": str(after.hold_expires_at)}, ":now": {"N": str(now)}}
+            case _:
+                change, condition = "SET #status = :available REMOVE holder, holderKey, holdExpiresAt", MINE
+                values |= {":available": {"S": SeatStatus.AVAILABLE.value}}
         return [self._update(after, seat, change, condition, values) for seat in seats]
 
     def _update(

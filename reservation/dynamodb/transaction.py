@@ -34,13 +34,14 @@ class Role(Enum):
     KEY = auto()
     RESERVATION = auto()
     SEAT = auto()
+    SLOT = auto()
     ORDER = auto()
     OUTBOX = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One item of a transaction. `body` is what TransactWriteItems takes: {"Put": {...}} or {"Update": {...}}."""
+    """One item of a transaction. `body` is what TransactWriteItems takes: {"Put": {...}} and so on."""
 
     role: Role
     body: dict[str, Any]
@@ -71,6 +72,10 @@ class Cancellation:
     def undecided(self, *roles: Role) -> bool:
         """Whether any of these items was not judged: in another transaction's hands, or throttled."""
         return any(action.role in roles and reason.code in _UNDECIDED for action, reason in self._judged)
+
+    def blames(self, role: Role) -> bool:
+        """Whether such an item's condition did not hold, or it was not judged."""
+        return bool(self.failed(role)) or self.undecided(role)
 
     def conflicted(self, role: Role) -> bool:
         """Whether another transaction had such an item in its hands."""

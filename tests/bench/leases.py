@@ -22,6 +22,7 @@ from reservation.dynamodb.leases import NOBODY, LeaseTable
 from reservation.ministack import Ministack
 from tests.bench import processes
 from tests.bench.figures import Figure, figure
+from tests.support.lease_workers import table_definition
 
 _LEASE_SECONDS = 5.0
 _SHARDS, _WORKERS = 16, 3
@@ -127,13 +128,7 @@ class _Fleet:
 async def _fleet(url: str) -> AsyncIterator[_Fleet]:
     """Over a new table; its workers end with the block."""
     client = await connect(AwsConfig("us-east-1"), "dynamodb", endpoint_url=url)
-    definition = {
-        "TableName": _TABLE,
-        "BillingMode": "PAY_PER_REQUEST",
-        "KeySchema": [{"AttributeName": "leaseKey", "KeyType": "HASH"}],
-        "AttributeDefinitions": [{"AttributeName": "leaseKey", "AttributeType": "S"}],
-    }
-    await client.call("CreateTable", definition)
+    await client.call("CreateTable", table_definition(_TABLE))
     fleet = _Fleet(url, client)
     try:
         yield fleet

@@ -11,7 +11,7 @@ from reservation.domain.model import Reservation
 from reservation.domain.seating import BLOCKED, FREE, SOLD
 from reservation.dynamodb.events import SeatBlocks
 from reservation.dynamodb.hints import HintTable
-from reservation.dynamodb.items import Item, hints_key, reservation_to_item, seat_from_item
+from reservation.dynamodb.items import Item, hints_key, reservation_to_item, seat_from_item, slot_key
 from tests.support.store import EVENT, HOLD_MS, NOW, Party, Venue
 
 Break = Callable[[Venue, Reservation], Awaitable[None]]
@@ -44,7 +44,7 @@ def audit_of(
 
 
 async def a_sale(party: Party) -> list[Reservation]:
-    """One held, one confirmed, one cancelled."""
+    """One held, in the only slot that its user has, one confirmed, one cancelled."""
     held, sold, given_back = [
         (await party.create(f"A-{number}", user=f"user_{number}")).reservation for number in (1, 2, 3)
     ]
@@ -54,9 +54,10 @@ async def a_sale(party: Party) -> list[Reservation]:
 
 
 async def test_a_sale_is_clean(venue: Venue) -> None:
-    await a_sale(venue.party())
+    await a_sale(venue.party(max_holds=1))
     snapshot, broken = await audit_of(venue).run()
     assert broken == []
+    assert list(snapshot.slots) == ["evt_2025_1001##slot#user_1#0"]
     assert (len(snapshot.reservations), len(snapshot.orders), len(snapshot.outbox)) == (3, 1, 5)
 
 
@@ -78,6 +79,27 @@ async def _sold_to_a_hold(venue: Venue, held: Reservation) -> None:
 
 async def _free_seat_of_a_hold(venue: Venue, held: Reservation) -> None:
     await _change_seat(venue, "A-1", status={"S": "AVAILABLE"})
+
+
+async def _slot_of_nobody(venue: Venue, held: Reservation) -> None:
+    (slot,) = (await venue.rows()).slots.values()
+    await venue.put(venue.tables.inventory, slot | {"holder": {"S": "rsv_nobody"}})
+
+
+async def _slot_that_the_hold_does_not_name(venue: Venue, held: Reservation) -> None:
+    (slot,) = (await venue.rows()).slots.values()
+    await venue.put(venue.tables.inventory, slot | slot_key(held.event_id, held.user_id, 7))
+
+
+async def _slot_of_a_sold_reservation(venue: Venue, held: Reservation) -> None:
+    (slot,) = (await venue.rows()).slots.values()
+    await venue.party().confirm(held.id)
+    await venue.put(venue.tables.inventory, slot)
+
+
+async def _hold_without_slot(venue: Venue, held: Reservation) -> None:
+    delete = {"TableName": venue.tables.inventory, "Key": slot_key(held.event_id, held.user_id, 0)}
+    await venue.client.call("DeleteItem", delete)
 
 
 async def _order_of_a_hold(venue: Venue, held: Reservation) -> None:
@@ -134,6 +156,10 @@ async def _sale_without_order(venue: Venue, held: Reservation) -> None:
         (_seat_of_somebody_else, {"seat-without-reservation"}),
         (_sold_to_a_hold, {"seat-state", "reservation-without-seats"}),
         (_free_seat_of_a_hold, {"reservation-without-seats"}),
+        (_slot_of_nobody, {"slot-without-hold", "hold-without-slot"}),
+        (_slot_that_the_hold_does_not_name, {"slot-without-hold"}),
+        (_slot_of_a_sold_reservation, {"slot-without-hold"}),
+        (_hold_without_slot, {"hold-without-slot"}),
         (_order_of_a_hold, {"order-without-sale"}),
         (_order_of_nobody, {"order-without-sale"}),
         (_second_order_of_a_sale, {"order-without-sale"}),
@@ -147,7 +173,7 @@ async def _sale_without_order(venue: Venue, held: Reservation) -> None:
     ],
 )
 async def test_each_broken_promise_is_found(venue: Venue, break_it: Break, kinds: set[str]) -> None:
-    held, _ = await a_sale(venue.party())
+    held, _ = await a_sale(venue.party(max_holds=1))
     await break_it(venue, held)
     assert {finding.kind for finding in await broken_of(venue)} == kinds
 

@@ -1,7 +1,7 @@
 """Holds end on time, once, and free exactly what they still hold."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,6 +11,7 @@ from reservation.background.expiry import Expiry, quiet_seconds
 from reservation.domain.errors import ReservationExpired, SeatUnavailable, ServiceUnavailable
 from reservation.domain.model import Reservation, Status
 from reservation.dynamodb.items import reservation_to_item
+from reservation.ports import Recorded
 from tests.support.conflict_proxy import ConflictProxy
 from tests.support.faults import Fault, HoldReply, LoseReply, Request, Throttle
 from tests.support.invariants import violations
@@ -19,10 +20,18 @@ from tests.support.store import HOLD_MS, NOW, Party, SettableClock, Venue, soon
 SHARD = "0003"
 
 
-def expiry_of(party: Party, *, may_work_on: Callable[[str], bool] = lambda shard: True) -> Expiry:
-    """Its timers move the party's clock: whoever sleeps wakes at its time."""
+def always(_shard: str) -> bool:
+    return True
+
+
+def expiry_of(
+    party: Party, *, may_work_on: Callable[[str], bool] = always, wake: asyncio.Event | None = None
+) -> Expiry:
+    """Its timers move the party's clock: whoever sleeps wakes at its time, though not before `wake` is set."""
 
     async def sleep(seconds: float) -> None:
+        if wake is not None:
+            await wake.wait()
         party.clock.advance(int(seconds * 1000))
 
     return Expiry(
@@ -36,8 +45,8 @@ def expiry_of(party: Party, *, may_work_on: Callable[[str], bool] = lambda shard
     )
 
 
-async def look_and_settle(party: Party, **more: Callable[[str], bool]) -> Expiry:
-    expiry = expiry_of(party, **more)
+async def look_and_settle(party: Party, *, may_work_on: Callable[[str], bool] = always) -> Expiry:
+    expiry = expiry_of(party, may_work_on=may_work_on)
     await expiry.look_ahead(SHARD)
     await expiry.settle_all()
     return expiry
@@ -79,17 +88,41 @@ async def test_a_seat_taken_over_since_stays_its_new_holders_and_the_event_says_
     assert violations(rows, now=party.clock.now()) == []
 
 
-@pytest.mark.parametrize("command", ["confirm", "cancel"])
+@pytest.mark.parametrize("command", ["confirm", "cancel", "extend"])
 async def test_a_race_that_is_lost_changes_nothing(venue: Venue, command: str) -> None:
-    """Another process, whose clock is behind, confirms or cancels after this one has read the hold as due."""
+    """Another process, whose clock is behind, changes the reservation after this one has read the hold as due."""
     party, other = venue.party(shard=SHARD), venue.party(clock=SettableClock(NOW), shard=SHARD)
     held = (await party.create("A-1")).reservation
     party.clock.advance(HOLD_MS)
-    decided: Awaitable[object] = other.confirm(held.id) if command == "confirm" else other.cancel(held.id)
-    await decided
+    made: Recorded = await getattr(other, command)(held.id)
     became = await party.service.expire(held, soon())
-    assert became.status is (Status.CONFIRMED if command == "confirm" else Status.CANCELLED)
+    assert (became.status, became.hold_expires_at) == (made.reservation.status, made.reservation.hold_expires_at)
     assert violations(await venue.rows(), now=party.clock.now()) == []
+
+
+async def test_a_hold_that_is_extended_while_its_end_is_awaited_is_settled_at_its_new_end(venue: Venue) -> None:
+    """Once, and not before, by one that has looked at it before it was extended."""
+    party, other = venue.party(shard=SHARD), venue.party(clock=SettableClock(NOW))
+    held = (await party.create("A-1")).reservation
+    party.clock.advance(HOLD_MS - 1_500)
+    extended = asyncio.Event()
+    expiry = expiry_of(party, wake=extended)
+    await expiry.look_ahead(SHARD)
+    longer = (await other.extend(held.id, seconds=1)).reservation
+    extended.set()
+    await expiry.settle_all()
+    assert party.clock.now() == held.hold_expires_at
+    assert await _stored(venue, held) == longer
+    await expiry.look_ahead(SHARD)
+    await expiry.settle_all()
+    assert party.clock.now() == longer.hold_expires_at
+    assert (await _stored(venue, held)).status is Status.EXPIRED
+    rows = await venue.rows()
+    assert [detail["type"] for detail in rows.details(held.id)] == [
+        *("reservation.created", "reservation.hold_extended", "reservation.expired")
+    ]
+    assert expiry.failed == 0
+    assert violations(rows) == []
 
 
 async def test_two_that_settle_the_same_hold_make_one_event(venue: Venue) -> None:

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reservation import app
+from reservation.aws.client import AwsClient
 from reservation.aws.errors import AwsError, Throttled, TransportError
+from reservation.dynamodb.items import (
+    DeadLetter,
+    Item,
+    dead_letter_partition,
+    dead_letter_to_item,
+    outbox_row_to_item,
+    reservation_to_item,
+)
 from reservation.dynamodb.leases import (
     NOBODY,
     LeaseTable,
@@ -21,11 +31,14 @@ from reservation.dynamodb.leases import (
     shard_to_item,
     worker_from_item,
 )
-from reservation.dynamodb.retirement import LASTING_SHARD, NotRetirable, retire
+from reservation.dynamodb.outbox import Outbox
+from reservation.dynamodb.retirement import LASTING_SHARD, NotRetirable, is_empty, retire
 from reservation.settings import Settings
 from tests.support.conflict_proxy import ConflictProxy
-from tests.support.faults import LoseReply, LoseRequest, Request, Throttle
-from tests.support.system import dynamodb_of, make_tables, own_settings
+from tests.support.faults import Hold, LoseReply, LoseRequest, Request, Throttle
+from tests.support.outbox import SHARD, row
+from tests.support.system import dynamodb_of, make_tables, own_settings, table_name
+from tests.unit.examples import HOLD
 
 LEASE = 5.0
 FREE = Shard("0001", since=10)
@@ -235,7 +248,7 @@ class TestTheShardsItem:
         await leases.add_shard("0001", 10)
         await leases.take(FREE, "me", 20)
         await leases.mark_retiring("0001")
-        await leases.add_shard("0001", 30)
+        assert not await leases.add_shard("0001", 30)
         assert await shard(leases) == replace(MINE, retiring=True)
 
     async def test_a_taken_shard_shows_that_it_is_retiring(self, leases: LeaseTable) -> None:
@@ -246,12 +259,22 @@ class TestTheShardsItem:
     async def test_only_a_retiring_one_is_removed_whoever_has_it(self, leases: LeaseTable) -> None:
         await leases.add_shard("0001", 10)
         await leases.take(FREE, "me", 20)
-        await leases.remove_shard("0001")
+        assert not await leases.remove_shard("0001")
         assert await shard(leases) == MINE
         assert await leases.mark_retiring("0001")
-        await leases.remove_shard("0001")
-        await leases.remove_shard("0001")
+        assert await leases.remove_shard("0001")
+        assert await leases.remove_shard("0001")
         assert await leases.scan() == Roll((), ())
+
+    async def test_only_a_retiring_one_is_brought_back_and_its_owner_keeps_it(self, leases: LeaseTable) -> None:
+        assert not await leases.bring_back("0001")
+        assert await leases.scan() == Roll((), ())
+        await leases.add_shard("0001", 10)
+        await leases.take(FREE, "me", 20)
+        assert not await leases.bring_back("0001")
+        await leases.mark_retiring("0001")
+        assert await leases.bring_back("0001")
+        assert await shard(leases) == MINE
 
     async def test_one_that_does_not_exist_cannot_retire(self, leases: LeaseTable) -> None:
         assert not await leases.mark_retiring("0001")
@@ -363,6 +386,15 @@ class TestRetirement:
         assert await retiring("0001", is_empty)
         assert (await leases.scan()).shards == ()
 
+    async def test_one_that_is_brought_back_meanwhile_stays(self, leases: LeaseTable, retiring: Any) -> None:
+        await leases.add_shard("0001", 10)
+
+        async def is_empty(name: str) -> bool:
+            return await leases.bring_back(name)
+
+        assert not await retiring("0001", is_empty)
+        assert await shard(leases) == FREE
+
     @pytest.mark.parametrize("name", [LASTING_SHARD, "0009"])
     async def test_neither_the_lasting_shard_nor_an_unknown_one_can_go(
         self, leases: LeaseTable, retiring: Any, waited: list[float], name: str
@@ -372,6 +404,51 @@ class TestRetirement:
             await retiring(name, lambda _: pytest.fail("was asked"))
         assert await leases.scan() == Roll((), (Shard(LASTING_SHARD, since=10),))
         assert waited == []
+
+    @pytest.mark.parametrize("place", ["reservations", "outbox", "dead"])
+    async def test_a_shard_with_anything_in_it_is_not_empty(self, settings: Settings, place: str) -> None:
+        letter = DeadLetter(row("a"), "MalformedDetail", "", 10)
+        item = {
+            "reservations": reservation_to_item(replace(HOLD, shard=SHARD)),
+            "outbox": outbox_row_to_item(letter.row),
+            "dead": dead_letter_to_item(letter),
+        }[place]
+        async with stored_in(settings, "outbox" if place == "dead" else place, item) as client:
+            assert not await is_empty(client, app.tables_of(settings), SHARD)
+            assert await is_empty(client, app.tables_of(settings), "0001")
+        async with dynamodb_of(settings) as client:
+            assert await is_empty(client, app.tables_of(settings), SHARD)
+
+    async def test_a_dead_letter_that_is_replayed_during_the_look_is_not_missed(
+        self, settings: Settings, proxy: ConflictProxy
+    ) -> None:
+        """After the events that wait were read, and before the dead letters are."""
+        letter, tables = DeadLetter(row("a"), "MalformedDetail", "", 10), app.tables_of(settings)
+        async with (
+            stored_in(settings, "outbox", dead_letter_to_item(letter)) as client,
+            dynamodb_of(settings.model_copy(update={"aws_endpoint_url": proxy.url})) as slow,
+        ):
+            look = Hold()
+            proxy.script(lambda request: dead_letter_partition(SHARD) in str(request.params), look)
+            looking = asyncio.create_task(is_empty(slow, tables, SHARD))
+            await look.reached.wait()
+            assert await Outbox(client, tables.outbox).replay(letter.row)
+            look.event.set()
+            assert not await looking
+            await Outbox(client, tables.outbox).delete([letter.row])
+
+
+@asynccontextmanager
+async def stored_in(settings: Settings, table: str, *items: Item) -> AsyncIterator[AwsClient]:
+    """Inside the block the table has these items. The client reaches it directly."""
+    async with dynamodb_of(settings) as client:
+        for item in items:
+            await client.call("PutItem", {"TableName": table_name(settings, table), "Item": item})
+        yield client
+        names = ("shard", "seq") if table == "outbox" else ("reservationId", "eventId")
+        for item in items:
+            key = {name: item[name] for name in names}
+            await client.call("DeleteItem", {"TableName": table_name(settings, table), "Key": key})
 
 
 async def test_a_table_that_is_missing_is_an_error(settings: Settings) -> None:

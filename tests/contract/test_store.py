@@ -11,10 +11,12 @@ import pytest
 from reservation.domain import events
 from reservation.domain.errors import (
     EventNotFound,
+    HoldExtensionDenied,
     InvalidRequest,
     ReservationAlreadyCancelled,
     ReservationAlreadyConfirmed,
     ReservationError,
+    ReservationExpired,
     ReservationNotFound,
     SeatUnavailable,
 )
@@ -134,7 +136,7 @@ async def test_a_confirm_writes_the_order_and_sells_the_seats(venue: Venue) -> N
     bought = {"orderId": {"S": order_id_of(held.id)}, "paymentIntentId": {"S": "pay_1"}}
     changed = {"status": {"S": "CONFIRMED"}, "version": {"N": "2"}, "updatedAt": {"N": "4000000001000"}}
     answer = answer_item(sold, **changed, **bought)
-    assert rows.reservations == (answer | {"shard": {"S": held.shard}, "reason": {"S": ""}},)
+    assert rows.reservations == (answer | {"shard": {"S": held.shard}, "reason": {"S": ""}, "extendedBy": {"L": []}},)
     for number in (1, 2):
         expected = seat_item(number, status={"S": "SOLD"}, holder={"S": held.id})
         assert rows.seats[f"evt_2025_1001#A-{number}"] == expected
@@ -169,7 +171,7 @@ async def test_a_cancel_frees_the_seats_for_the_next(venue: Venue) -> None:
     assert rows.reservations == (
         answer
         | {"shard": {"S": held.shard}, "reason": {"S": "changed my mind"}}
-        | {"orderId": {"S": ""}, "paymentIntentId": {"S": ""}},
+        | {"orderId": {"S": ""}, "paymentIntentId": {"S": ""}, "extendedBy": {"L": []}},
     )
     for number in (1, 2):
         assert rows.seats[f"evt_2025_1001#A-{number}"] == seat_item(number, status={"S": "AVAILABLE"})
@@ -178,6 +180,63 @@ async def test_a_cancel_frees_the_seats_for_the_next(venue: Venue) -> None:
     assert rows.outbox[-1] == outbox_item(made.reservation, "reservation.cancelled", ["A-1", "A-2"])
     assert rows.orders == ()
     assert (await party.create("A-2", "A-1", user="user_2")).reservation.seat_ids == ("A-2", "A-1")
+    assert violations(await venue.rows()) == []
+
+
+async def test_an_extension_moves_the_end_of_the_hold_its_seats_and_its_place_in_the_due_index(venue: Venue) -> None:
+    party = venue.party()
+    held = (await party.create("A-1", "A-2")).reservation
+    venue.clock.advance(1_000)
+    made = await party.extend(held.id, "slow bank", seconds=90, key="key_1", traceparent=TRACEPARENT)
+    longer, op_id = made.reservation, made.reservation.op_id
+    rows = await venue.rows()
+    end = {"holdExpiresAt": {"N": "4000000150000"}}
+    answer = answer_item(longer, version={"N": "2"}, updatedAt={"N": "4000000001000"}, **end)
+    stored = {"shard": {"S": held.shard}, "expiryShard": {"S": held.shard}, "reason": {"S": "slow bank"}}
+    unpaid = {"orderId": {"S": ""}, "paymentIntentId": {"S": ""}}
+    assert rows.reservations == (answer | stored | unpaid | {"extendedBy": {"L": [{"S": op_id}]}},)
+    taken = {"status": {"S": "HELD"}, "holder": {"S": held.id}, "holderKey": {"S": ""}} | end
+    assert [rows.seats[f"evt_2025_1001#A-{number}"] for number in (1, 2)] == [seat_item(it, **taken) for it in (1, 2)]
+    (record,) = rows.idempotency
+    assert record["answer"] == {"M": answer}
+    assert rows.outbox[-1] == outbox_item(longer, "reservation.hold_extended")
+    assert rows.orders == ()
+    assert not made.replayed
+    assert await party.get(held.id) == longer
+    assert await _due(venue) == [(held.id, held.shard, "4000000150000")]
+    assert violations(rows) == []
+
+
+async def test_an_extended_hold_is_alive_to_its_new_end_and_not_a_millisecond_longer(venue: Venue) -> None:
+    held = [(await venue.party().create(seat_id)).reservation.id for seat_id in ("A-1", "A-2")]
+    for reservation_id in held:
+        await venue.party().extend(reservation_id, seconds=1)
+    venue.clock.advance(HOLD_MS + 500)
+    assert (await venue.party().confirm(held[0])).reservation.status is Status.CONFIRMED
+    venue.clock.advance(499)
+    with pytest.raises(SeatUnavailable):
+        await venue.party().create("A-2", user="user_2")
+    venue.clock.advance(1)
+    with pytest.raises(ReservationExpired):
+        await venue.party().confirm(held[1])
+    assert (await venue.party().create("A-2", user="user_2")).reservation.status is Status.HOLD
+    assert violations(await venue.rows(), now=venue.clock.now()) == []
+
+
+async def test_an_extension_beyond_a_limit_changes_nothing(venue: Venue) -> None:
+    """Of three extensions and 300 seconds in all, which is what the service grants here."""
+    party = venue.party()
+    often, long = [(await party.create(seat_id)).reservation for seat_id in ("A-1", "A-2")]
+    for _ in range(3):
+        await party.extend(often.id, seconds=1)
+    await party.extend(long.id, seconds=200)
+    before = await venue.rows()
+    for reservation, seconds, left in ((often, 1, (0, 237)), (long, 41, (2, 40)), (long, 3600, (2, 40))):
+        with pytest.raises(HoldExtensionDenied) as denied:
+            await party.extend(reservation.id, seconds=seconds, key="key_1")
+        assert (denied.value.extensions_left, denied.value.seconds_left) == left
+    assert await venue.rows() == before
+    assert (await party.extend(long.id, seconds=40)).reservation.hold_expires_at == NOW + 300_000
     assert violations(await venue.rows()) == []
 
 
@@ -194,7 +253,7 @@ async def test_what_nobody_made_is_not_found(venue: Venue) -> None:
     unknown = scoped_key(user_id="user_1", rpc=CREATE, key="key_1", content=("x",))
     assert await party.store.find("rsv_unknown", soon()) is None
     assert await party.store.recall(unknown, soon()) is None
-    for command in (party.get, party.confirm, party.cancel):
+    for command in (party.get, party.confirm, party.cancel, party.extend):
         with pytest.raises(ReservationNotFound):
             await command("rsv_unknown")
 
@@ -217,7 +276,7 @@ async def test_another_users_reservation_is_not_there(venue: Venue) -> None:
     held = (await party.create("A-1", user="user_1")).reservation
     with pytest.raises(ReservationNotFound):
         await party.get(held.id, owner="user_2")
-    for command in (party.confirm, party.cancel):
+    for command in (party.confirm, party.cancel, party.extend):
         with pytest.raises(ReservationNotFound):
             await command(held.id, owner="user_2")
     assert (await party.get(held.id, owner="user_1")).status is Status.HOLD
@@ -356,10 +415,10 @@ async def test_rows_of_the_outbox_are_in_the_order_of_the_versions_whatever_the_
 
 
 async def test_the_event_tells_what_a_read_tells(venue: Venue) -> None:
-    """The whole detail, and in it the body of a read, for each of the three events."""
+    """The whole detail, and in it the body of a read, for each of the events."""
     party = venue.party()
     told = []
-    for number, change in enumerate([None, party.confirm, party.cancel], start=1):
+    for number, change in enumerate([None, party.confirm, party.cancel, party.extend], start=1):
         made = (await party.create(f"A-{number}", metadata=METADATA, traceparent=TRACEPARENT)).reservation
         if change is not None:
             venue.clock.advance(1)
@@ -367,14 +426,15 @@ async def test_the_event_tells_what_a_read_tells(venue: Venue) -> None:
         told.append(await party.get(made.id))
     rows = await venue.rows()
     last = [rows.details(reservation.id)[-1] for reservation in told]
-    released = [[], [], ["A-3"]]
+    released = [[], [], ["A-3"], []]
     assert last == [
         events.detail(reservation, traceparent=TRACEPARENT, released=seats)
         for reservation, seats in zip(told, released, strict=True)
     ]
     assert [detail["reservation"] for detail in last] == [events.body(reservation) for reservation in told]
     assert [detail.get("releasedSeats", []) for detail in last] == released
-    assert [detail["type"] for detail in last] == [f"reservation.{it}" for it in ("created", "confirmed", "cancelled")]
+    types = ("created", "confirmed", "cancelled", "hold_extended")
+    assert [detail["type"] for detail in last] == [f"reservation.{it}" for it in types]
 
 
 async def test_the_due_index_has_the_live_holds_and_only_those(venue: Venue) -> None:
@@ -382,11 +442,14 @@ async def test_the_due_index_has_the_live_holds_and_only_those(venue: Venue) -> 
     reservations = [(await party.create(f"A-{number}")).reservation for number in (1, 2, 3)]
     await party.confirm(reservations[0].id)
     await party.cancel(reservations[1].id)
+    assert await _due(venue) == [(reservations[2].id, reservations[2].shard, str(NOW + HOLD_MS))]
+
+
+async def _due(venue: Venue) -> list[tuple[str, str, str]]:
+    """Id, shard and end of everything in the due index."""
     index = {"TableName": venue.tables.reservations, "IndexName": "expiry"}
     items = (await venue.client.call("Scan", index))["Items"]
-    assert [(item["reservationId"]["S"], item["expiryShard"]["S"], item["holdExpiresAt"]["N"]) for item in items] == [
-        (reservations[2].id, reservations[2].shard, str(NOW + HOLD_MS))
-    ]
+    return [(item["reservationId"]["S"], item["expiryShard"]["S"], item["holdExpiresAt"]["N"]) for item in items]
 
 
 async def test_ten_seats_with_the_longest_ids_go_all_the_way(venue: Venue) -> None:
@@ -419,24 +482,26 @@ async def test_every_state_meets_every_command(venue: Venue) -> None:
         party.get,
         lambda reservation_id: party.confirm(reservation_id, "pay_1"),
         lambda reservation_id: party.confirm(reservation_id, "pay_2"),
+        party.extend,
         party.cancel,
     ]
     holds = {
-        "live": (0, ["HOLD", "CONFIRMED", "CONFIRMED", "CANCELLED"]),
-        "at the deadline": (HOLD_MS, ["HOLD", *["ReservationExpired"] * 3]),
-        "at the end of the skew": (SKEW_MS, ["HOLD", *["ReservationExpired"] * 3]),
-        "later": (1, ["EXPIRED", *["ReservationExpired"] * 3]),
+        "live": (0, ["HOLD", "CONFIRMED", "CONFIRMED", "HOLD", "CANCELLED"]),
+        "at the deadline": (HOLD_MS, ["HOLD", *["ReservationExpired"] * 4]),
+        "at the end of the skew": (SKEW_MS, ["HOLD", *["ReservationExpired"] * 4]),
+        "later": (1, ["EXPIRED", *["ReservationExpired"] * 4]),
     }
     lasting = {
-        "PENDING": ["PENDING", *["ReservationNotFound"] * 3],
-        "CONFIRMED": ["CONFIRMED", "CONFIRMED", *["ReservationAlreadyConfirmed"] * 2],
-        "CANCELLED": ["CANCELLED", *["ReservationAlreadyCancelled"] * 2, "CANCELLED"],
-        "EXPIRED": ["EXPIRED", *["ReservationExpired"] * 3],
-        "FAILED": ["FAILED", *["ReservationExpired"] * 3],
-        "REFUNDED": ["REFUNDED", *["ReservationAlreadyConfirmed"] * 3],
-        "nothing": ["ReservationNotFound"] * 4,
+        "PENDING": ["PENDING", *["ReservationNotFound"] * 4],
+        "CONFIRMED": ["CONFIRMED", "CONFIRMED", *["ReservationAlreadyConfirmed"] * 3],
+        "CANCELLED": ["CANCELLED", *["ReservationAlreadyCancelled"] * 3, "CANCELLED"],
+        "EXPIRED": ["EXPIRED", *["ReservationExpired"] * 4],
+        "FAILED": ["FAILED", *["ReservationExpired"] * 4],
+        "REFUNDED": ["REFUNDED", *["ReservationAlreadyConfirmed"] * 4],
+        "nothing": ["ReservationNotFound"] * 5,
     }
-    seats = [Seat(f"S-{number}", "Floor", "S", str(number), PRICE) for number in range(4 * (len(holds) + len(lasting)))]
+    count = len(commands) * (len(holds) + len(lasting))
+    seats = [Seat(f"S-{number}", "Floor", "S", str(number), PRICE) for number in range(count)]
     await venue.sell(seats)
     free = iter(seats)
     held = {moment: [await _in_state(venue, party, "HOLD", next(free)) for _ in commands] for moment in holds}

@@ -12,7 +12,7 @@ from tests.support.store import HOLD_MS, NOW, SKEW_MS, SettableClock, Venue, soo
 HOUR = 3_600_000
 DEADLINE = NOW + HOLD_MS
 CLOCKS = {"right": 0, "an hour slow": -HOUR, "an hour fast": HOUR}
-COMMANDS = ["confirm", "cancel"]
+COMMANDS = ["confirm", "cancel", "extend"]
 
 
 async def test_a_hold_is_taken_over_at_its_deadline_and_not_a_millisecond_before(venue: Venue) -> None:
@@ -55,7 +55,7 @@ async def test_a_refusal_for_time_is_final_before_it_is_told(venue: Venue, comma
         await getattr(venue.party(), command)(held.id, "pay_1", key="key_1")
     settled = await venue.rows()
     slow = venue.party(clock=SettableClock(NOW))
-    for late in (slow.confirm, slow.cancel):
+    for late in (slow.confirm, slow.cancel, slow.extend):
         with pytest.raises(ReservationExpired):
             await late(held.id)
     assert (await slow.get(held.id)).status is Status.EXPIRED
@@ -95,7 +95,7 @@ async def test_a_process_whose_clock_is_not_trusted_changes_nothing(venue: Venue
         for seat_id in ("A-1", "A-2"):
             with pytest.raises(ServiceUnavailable):
                 await wrong.create(seat_id, user="user_2", key="key_1")
-        for command in (wrong.confirm, wrong.cancel):
+        for command in (wrong.confirm, wrong.cancel, wrong.extend):
             with pytest.raises(ServiceUnavailable):
                 await command(held.id)
         with pytest.raises(ServiceUnavailable):

@@ -9,6 +9,7 @@ import pytest
 
 from reservation.domain import events
 from reservation.domain.errors import (
+    HoldExtensionDenied,
     IdempotencyConflict,
     ReservationAlreadyCancelled,
     ReservationAlreadyConfirmed,
@@ -56,8 +57,8 @@ async def test_an_equal_create_gets_the_original_answer_from_any_process(venue: 
     assert violations(rows) == []
 
 
-@pytest.mark.parametrize("command", ["confirm", "cancel"])
-async def test_an_equal_confirm_or_cancel_gets_the_original_answer_from_any_process(venue: Venue, command: str) -> None:
+@pytest.mark.parametrize("command", ["confirm", "cancel", "extend"])
+async def test_an_equal_command_gets_the_original_answer_from_any_process(venue: Venue, command: str) -> None:
     held = (await venue.party().create("A-1")).reservation
 
     def call() -> Awaitable[Recorded]:
@@ -65,13 +66,40 @@ async def test_an_equal_confirm_or_cancel_gets_the_original_answer_from_any_proc
         return call(held.id, "pay_1", key="key_1")
 
     first = await call()
-    venue.clock.advance(HOLD_MS)
+    venue.clock.advance(2 * HOLD_MS)
     again = await call()
     assert (first.replayed, again.replayed) == (False, True)
     assert answer(again) == answer(first)
     rows = await venue.rows()
     assert len(rows.outbox) == 2
     assert violations(rows) == []
+
+
+async def test_an_equal_extension_gets_the_original_answer_whatever_came_after_it(venue: Venue) -> None:
+    """Also where another one would be denied, and when the reservation is sold. Without a key every one counts."""
+    held = (await venue.party().create("A-1")).reservation
+    first = await venue.party().extend(held.id, key="key_1")
+    for _ in range(2):
+        assert not (await venue.party().extend(held.id)).replayed
+    for denied in ("", "key_2"):
+        await refused(venue.party().extend(held.id, key=denied), HoldExtensionDenied)
+    replays = [await venue.party().extend(held.id, key="key_1")]
+    await venue.party().confirm(held.id)
+    replays.append(await venue.party().extend(held.id, key="key_1"))
+    assert [(again.replayed, answer(again)) for again in replays] == [(True, answer(first))] * 2
+    assert first.reservation.hold_expires_at == held.hold_expires_at + 30_000
+    rows = await venue.rows()
+    assert len(rows.idempotency) == 1
+    assert violations(rows) == []
+
+
+async def test_an_extension_by_other_seconds_or_for_another_reason_is_other_content(venue: Venue) -> None:
+    held = (await venue.party().create("A-1")).reservation
+    await venue.party().extend(held.id, "slow bank", key="key_1")
+    before = await venue.rows()
+    await refused(venue.party().extend(held.id, "slow bank", seconds=31, key="key_1"), IdempotencyConflict)
+    await refused(venue.party().extend(held.id, "card declined", key="key_1"), IdempotencyConflict)
+    assert await venue.rows() == before
 
 
 async def test_a_key_that_comes_with_other_content_is_a_conflict(venue: Venue) -> None:
@@ -228,9 +256,9 @@ async def test_fifty_equal_creates_on_ten_processes_have_one_effect_and_one_answ
     assert violations(rows) == []
 
 
-async def test_equal_confirms_and_cancels_at_once_have_one_effect_and_one_answer(venue: Venue) -> None:
+async def test_equal_commands_at_once_have_one_effect_and_one_answer(venue: Venue) -> None:
     parties = [venue.party() for _ in range(4)]
-    for seat, command in (("A-1", "confirm"), ("A-2", "cancel")):
+    for seat, command in (("A-1", "confirm"), ("A-2", "cancel"), ("A-3", "extend")):
         held = (await parties[0].create(seat)).reservation
         calls = [getattr(party, command)(held.id, "pay_1", key="key_1") for party in parties for _ in range(3)]
         results = await asyncio.gather(*calls)

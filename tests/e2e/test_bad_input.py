@@ -13,7 +13,7 @@ from google.protobuf import json_format, message_factory
 from reservation.api.descriptors import pool
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from tests.support.edge import TRACEPARENT
-from tests.support.rest import CANCEL, CONFIRM, CREATE, error_of
+from tests.support.rest import CANCEL, CONFIRM, CREATE, EXTEND, error_of
 from tests.support.system import (
     ERROR_DOMAIN,
     EVENT_ID,
@@ -131,6 +131,8 @@ BAD = [
     Bad("an unknown parameter", None, rpc="GetReservation", path=f"{CREATE}/rsv_1?nope=1"),
     Bad("a page of 101", None, ("page_size",), rpc="ListReservations", path=f"{CREATE}?pageSize=101",
         native=bytes(messages.ListReservationsRequest(page_size=101))),
+    Bad("a page token of no list", None, ("page_token",), rpc="ListReservations", path=f"{CREATE}?pageToken=cnN2Xw",
+        native=bytes(messages.ListReservationsRequest(page_token="cnN2Xw"))),
     Bad("an unknown reservation", None, code="RESERVATION_NOT_FOUND", rpc="GetReservation", path=f"{CREATE}/rsv_1",
         native=bytes(messages.GetReservationRequest(reservation_id="rsv_1"))),
     Bad("a read of 129 characters", None, ("reservation_id",), rpc="GetReservation", path=f"{CREATE}/{_LONG}",
@@ -145,6 +147,13 @@ BAD = [
         rpc="CancelReservation", path=CANCEL),
     Bad("a cancel of the unknown", {"reservationId": "rsv_1"}, code="RESERVATION_NOT_FOUND", rpc="CancelReservation",
         path=CANCEL),
+    Bad("an extension of nothing", {}, ("reservation_id", "extension_seconds"), rpc="ExtendHold", path=EXTEND),
+    Bad("an extension by text", {"reservationId": "rsv_1", "extensionSeconds": "long"}, rpc="ExtendHold", path=EXTEND,
+        native=b"\x18"),
+    Bad("an extension beyond an hour", {"reservationId": "rsv_1", "extensionSeconds": 3601, "reason": "x" * 513},
+        ("extension_seconds", "reason"), rpc="ExtendHold", path=EXTEND),
+    Bad("an extension of the unknown", {"reservationId": "rsv_1", "extensionSeconds": 30},
+        code="RESERVATION_NOT_FOUND", rpc="ExtendHold", path=EXTEND),
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from reservation import app
 from reservation.aws.session import session
 from reservation.clock import Clock
 from reservation.dynamodb.items import DeadLetter, OutboxRow, dead_letter_to_item
+from reservation.dynamodb.leases import LeaseTable
 from reservation.eventbridge import create_bus, subscribe_queue
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from reservation.operators import Operators
@@ -130,6 +131,23 @@ async def test_shards_are_added_and_retired(settings: Settings, queue: str) -> N
         assert "0099" not in (await ended("shards", "list", **environment)).out
         with pytest.raises(grpc.aio.AioRpcError):
             await call(system.channel, messages.GetReservationRequest(reservation_id="rsv_unknown"))
+
+
+async def test_adding_a_shard_says_what_became_of_it_and_brings_back_one_that_retires(settings: Settings) -> None:
+    await make_tables(settings)
+    async with dynamodb_of(settings) as dynamodb:
+        leases = LeaseTable(dynamodb, settings.dynamodb_table_leases, lease_seconds=1)
+
+        async def add() -> str:
+            out = StringIO()
+            assert await Operators(settings, dynamodb, Console(file=out)).add_shard("0003")
+            assert [shard.retiring for shard in (await leases.scan()).shards] == [False]
+            return out.getvalue()
+
+        assert "0003 is new" in await add()
+        assert "0003 is in use already" in await add()
+        await leases.mark_retiring("0003")
+        assert "0003 was retiring" in await add()
 
 
 @pytest.mark.parametrize("name", ["", "dead#0003", "0003#", "a b", 65 * "x"])

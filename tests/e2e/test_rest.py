@@ -15,12 +15,13 @@ import pytest
 import pytest_asyncio
 from hypothesis import given, settings
 
-from reservation import ministack
+from reservation import catalog, ministack
+from reservation.catalog import Catalog
 from reservation.domain import events
-from reservation.domain.model import Reservation, Status
+from reservation.domain.model import Event, Reservation, Status
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from tests.support.edge import TRACEPARENT
-from tests.support.rest import CANCEL, CONFIRM, CREATE, body_of, error_of, hold, like, new_key, wanted
+from tests.support.rest import CANCEL, CONFIRM, CREATE, EXTEND, body_of, error_of, hold, like, new_key, wanted
 from tests.support.system import (
     EVENT_ID,
     PACKAGE,
@@ -118,6 +119,22 @@ async def test_a_cancel_tells_what_it_released(system: System, edge: Edge) -> No
     assert (seen["status"], seen["seats"][0]["status"]) == ("CANCELLED", "STATUS_UNSPECIFIED")
 
 
+async def test_an_extension_tells_the_new_end(system: System, edge: Edge) -> None:
+    held = await hold(edge.rest, system.fresh_seats())
+    before = body_of(await edge.rest.get(f"{CREATE}/{held}"), 200)
+    wish = {"reservationId": held, "extensionSeconds": 90, "reason": "slow bank"}
+    extended = body_of(await edge.rest.post(EXTEND, json=wish), 200)
+    assert extended == {
+        "newExpiresAt": extended["newExpiresAt"],
+        "extendedSeconds": 90,
+        "reservationId": held,
+        "status": "HOLD",
+    }
+    assert _time(extended["newExpiresAt"]) == _time(before["holdExpiresAt"]) + timedelta(seconds=90)
+    seen = body_of(await edge.rest.get(f"{CREATE}/{held}"), 200)
+    assert seen == before | {"holdExpiresAt": extended["newExpiresAt"], "updatedAt": seen["updatedAt"]}
+
+
 async def test_a_replay_is_the_same_201_marked(system: System, edge: Edge) -> None:
     request: dict[str, Any] = {"json": wanted(system.fresh_seats()), "headers": new_key()}
     first, second = await edge.rest.post(CREATE, **request), await edge.rest.post(CREATE, **request)
@@ -127,9 +144,12 @@ async def test_a_replay_is_the_same_201_marked(system: System, edge: Edge) -> No
     assert second.content == first.content
 
 
-@pytest.mark.parametrize(("path", "more"), [(CONFIRM, {"paymentIntentId": "pay_1"}), (CANCEL, {"reason": "no"})])
-async def test_a_replayed_confirm_or_cancel_is_the_same_200_marked(
-    system: System, edge: Edge, path: str, more: dict[str, str]
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [(CONFIRM, {"paymentIntentId": "pay_1"}), (CANCEL, {"reason": "no"}), (EXTEND, {"extensionSeconds": 30})],
+)
+async def test_any_other_replayed_command_is_the_same_200_marked(
+    system: System, edge: Edge, path: str, more: dict[str, Any]
 ) -> None:
     request: dict[str, Any] = {"json": {"reservationId": await hold(edge.rest, system.fresh_seats()), **more}}
     request["headers"] = new_key()
@@ -159,6 +179,14 @@ async def test_a_taken_seat_is_409_and_named(system: System, edge: Edge) -> None
     assert error_of(answer, 409, "SEAT_UNAVAILABLE", CREATE)["details"] == [{"seatId": taken}]
 
 
+async def test_a_hold_more_than_a_user_may_have_is_409(system: System, edge: Edge) -> None:
+    await system.put_on_sale(Catalog(Event("evt_limited", max_holds_per_user=1), catalog.demo().seats[:2]))
+    bodies = [{"eventId": "evt_limited", "quantity": 1, "seatIds": [seat_id]} for seat_id in ("A-1", "A-2")]
+    body_of(await edge.rest.post(CREATE, json=bodies[0], headers=new_key()), 201)
+    answer = await edge.rest.post(CREATE, json=bodies[1], headers=new_key() | TRACEPARENT)
+    error_of(answer, 409, "HOLD_LIMIT_REACHED", CREATE)
+
+
 async def test_a_key_with_other_content_is_409(system: System, edge: Edge) -> None:
     key = new_key()
     await edge.rest.post(CREATE, json=wanted(system.fresh_seats()), headers=key)
@@ -166,13 +194,21 @@ async def test_a_key_with_other_content_is_409(system: System, edge: Edge) -> No
     error_of(answer, 409, "IDEMPOTENCY_CONFLICT", CREATE)
 
 
+async def test_an_extension_that_is_denied_is_409_and_tells_what_is_left(system: System, edge: Edge) -> None:
+    wish = {"reservationId": await hold(edge.rest, system.fresh_seats()), "extensionSeconds": 3600}
+    error = error_of(await edge.rest.post(EXTEND, json=wish, headers=TRACEPARENT), 409, "HOLD_EXTENSION_DENIED", EXTEND)
+    assert error["details"] == [{"extensionsLeft": 3, "secondsLeft": 240}]
+
+
 @pytest.mark.parametrize(
     ("status", "path", "code"),
     [
         (Status.HOLD, CONFIRM, "RESERVATION_EXPIRED"),
         (Status.HOLD, CANCEL, "RESERVATION_EXPIRED"),
+        (Status.HOLD, EXTEND, "RESERVATION_EXPIRED"),
         (Status.CONFIRMED, CONFIRM, "RESERVATION_ALREADY_CONFIRMED"),
         (Status.CONFIRMED, CANCEL, "RESERVATION_ALREADY_CONFIRMED"),
+        (Status.CONFIRMED, EXTEND, "RESERVATION_ALREADY_CONFIRMED"),
         (Status.CANCELLED, CONFIRM, "RESERVATION_ALREADY_CANCELLED"),
     ],
 )
@@ -180,7 +216,8 @@ async def test_what_a_reservation_of_last_year_refuses_is_409(
     system: System, edge: Edge, status: Status, path: str, code: str
 ) -> None:
     stored = await system.store(replace(in_state(status), user_id="anonymous"))
-    body = {"reservationId": stored.id} | ({"paymentIntentId": "pay_other"} if path == CONFIRM else {})
+    more: dict[str, Any] = {CONFIRM: {"paymentIntentId": "pay_other"}, EXTEND: {"extensionSeconds": 30}}
+    body = {"reservationId": stored.id} | more.get(path, {})
     error_of(await edge.rest.post(path, json=body, headers=TRACEPARENT), 409, code, path)
 
 
@@ -190,9 +227,6 @@ async def test_a_plus_in_a_query_is_the_blank_that_forms_and_most_clients_mean(s
 
 
 async def test_a_method_that_is_not_served_yet_is_501(edge: Edge) -> None:
-    extension = {"reservationId": "rsv_1", "extensionSeconds": 30}
-    answer = await edge.rest.post(f"{CREATE}/extend", json=extension, headers=TRACEPARENT)
-    error_of(answer, 501, "NOT_IMPLEMENTED", f"{CREATE}/extend")
     answer = await edge.rest.get(f"/v1/events/{EVENT_ID}/seats?pageSize=5", headers=TRACEPARENT)
     error_of(answer, 501, "NOT_IMPLEMENTED", f"/v1/events/{EVENT_ID}/seats")
 
@@ -236,6 +270,7 @@ async def test_the_event_of_each_change_carries_the_body_of_get_at_that_moment(s
     for path, more, kind in (
         (CONFIRM, {"paymentIntentId": "결제-1"}, "reservation.confirmed"),
         (CANCEL, {"reason": "마음이 바뀜"}, "reservation.cancelled"),
+        (EXTEND, {"reason": "느린 은행", "extensionSeconds": 30}, "reservation.hold_extended"),
     ):
         body = wanted(system.fresh_seats(2), metadata=metadata, userId="손님")
         created = await edge.rest.post(CREATE, json=body, headers=new_key() | TRACEPARENT)

@@ -3,7 +3,6 @@ never decide who owns a seat. Each interleaving is built from the faults of a sc
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 
@@ -16,7 +15,6 @@ from reservation.domain.errors import (
     ServiceUnavailable,
 )
 from reservation.domain.model import Reservation, Status
-from reservation.dynamodb.items import outbox_to_item, reservation_to_item
 from tests.support.faults import Hold, LoseReply, Throttle
 from tests.support.stage import Stage, answer, open_stage
 from tests.support.store import HOLD_MS, NOW, SKEW_MS, SettableClock, soon
@@ -54,7 +52,7 @@ async def test_once_expired_was_said_nobody_within_the_skew_confirms(stage: Stag
     stage.venue.clock.advance(HOLD_MS)
 
 
-@pytest.mark.parametrize("command", ["confirm", "cancel"])
+@pytest.mark.parametrize("command", ["confirm", "cancel", "extend"])
 async def test_a_take_over_writes_nothing_to_the_victim(stage: Stage, command: str) -> None:
     """Not even an event. A process that still believes in the hold is refused by the seat and writes nothing
     either; one that knows the time settles it, and frees only what the taker has not got."""
@@ -92,7 +90,7 @@ async def test_with_nobody_at_work_in_the_background_a_past_hold_is_as_good_as_f
         assert new.hold_expires_at == start + 2 * HOLD_MS
         stage.venue.clock.advance(SKEW_MS + 1)
         assert (await stage.one.get(old.id)).status is Status.EXPIRED
-        for command in (stage.one.confirm, stage.one.cancel):
+        for command in (stage.one.confirm, stage.one.cancel, stage.one.extend):
             with pytest.raises(ReservationExpired):
                 await command(old.id)
         assert (await stage.one.confirm(new.id)).reservation.status is Status.CONFIRMED
@@ -184,7 +182,7 @@ async def test_a_confirm_under_way_at_the_deadline_wins_over_the_next_customer(s
         await taker
 
 
-@pytest.mark.parametrize("command", ["confirm", "cancel"])
+@pytest.mark.parametrize("command", ["confirm", "cancel", "extend"])
 async def test_a_conflict_with_a_take_over_is_retried_until_it_is_known_who_has_the_seat(
     stage: Stage, command: str
 ) -> None:
@@ -222,7 +220,7 @@ async def test_of_a_confirm_and_a_cancel_in_flight_the_second_is_told_what_the_f
         await confirm
 
 
-@pytest.mark.parametrize("command", ["confirm", "cancel"])
+@pytest.mark.parametrize("command", ["confirm", "cancel", "extend"])
 async def test_a_command_that_is_retried_beyond_the_deadline_asserts_the_time_anew(stage: Stage, command: str) -> None:
     """It set out in time and was kept waiting by somebody who wants the same seat. When its turn comes it is late."""
     held = (await stage.direct.create("A-1", "A-2")).reservation
@@ -249,17 +247,12 @@ async def test_no_try_of_a_confirm_begins_after_the_end_of_its_hold(stage: Stage
 
 
 async def extended(stage: Stage, held: Reservation) -> Reservation:
-    """The hold with a later end, as another process writes it in a version of its own."""
-    longer = replace(held, version=2, op_id="op_extend", updated_at=NOW + 1, hold_expires_at=NOW + 2 * HOLD_MS)
-    tables = stage.venue.tables
-    await stage.venue.put(tables.reservations, reservation_to_item(longer))
-    await stage.venue.put(tables.outbox, outbox_to_item(longer, ""))
-    seat = await stage.venue.seat("A-1")
-    await stage.venue.put(tables.inventory, seat | {"holdExpiresAt": {"N": str(longer.hold_expires_at)}})
-    return longer
+    """The hold with a later end, by another process, whose clock is slow."""
+    slow = stage.venue.party(clock=SettableClock(NOW))
+    return (await slow.extend(held.id, seconds=HOLD_MS // 1000)).reservation
 
 
-@pytest.mark.parametrize("command", ["confirm", "cancel"])
+@pytest.mark.parametrize("command", ["confirm", "cancel", "extend"])
 async def test_a_command_never_overwrites_a_version_that_it_did_not_read(stage: Stage, command: str) -> None:
     """The hold is extended between its read and its write: it reads again and acts on what is there now."""
     held = (await stage.direct.create("A-1")).reservation
@@ -270,7 +263,8 @@ async def test_a_command_never_overwrites_a_version_that_it_did_not_read(stage: 
     longer = await extended(stage, held)
     pause.event.set()
     made = (await overtaken).reservation
-    assert (made.version, made.hold_expires_at) == (3, longer.hold_expires_at)
+    further = 30_000 if command == "extend" else 0
+    assert (made.version, made.hold_expires_at) == (3, longer.hold_expires_at + further)
 
 
 async def test_a_hold_that_was_extended_meanwhile_is_not_settled(stage: Stage) -> None:
@@ -286,3 +280,75 @@ async def test_a_hold_that_was_extended_meanwhile_is_not_settled(stage: Stage) -
     assert (await overtaken).version == longer.version
     assert (await stage.two.service.expire(held, soon())).hold_expires_at == longer.hold_expires_at
     assert (await stage.direct.get(held.id)).status is Status.HOLD
+
+
+async def test_of_a_confirm_and_an_extension_in_flight_both_take_effect_only_if_the_extension_is_first(
+    stage: Stage,
+) -> None:
+    held = [(await stage.direct.create(seat_id)).reservation for seat_id in ("A-1", "A-2")]
+    async with stage.ongoing(stage.one.confirm(held[0].id)) as confirm:
+        extension = await stage.contend(stage.two.extend(held[0].id))
+        assert not extension.done()
+    with pytest.raises(ReservationAlreadyConfirmed):
+        await extension
+    assert confirm.result().reservation.hold_expires_at == held[0].hold_expires_at
+    async with stage.ongoing(stage.one.extend(held[1].id)) as extension:
+        confirm = await stage.contend(stage.two.confirm(held[1].id))
+        assert not confirm.done()
+    sold = (await confirm).reservation
+    assert (sold.status, sold.version) == (Status.CONFIRMED, 3)
+    assert sold.hold_expires_at == extension.result().reservation.hold_expires_at
+
+
+async def test_an_extension_under_way_at_the_deadline_wins_over_the_next_customer(stage: Stage) -> None:
+    """It was in time. The taker, by its clock in the right as well, is told that the seat is taken."""
+    held = (await stage.direct.create("A-1")).reservation
+    async with stage.ongoing(stage.one.extend(held.id)) as extension:
+        stage.venue.clock.advance(HOLD_MS)
+        taker = await stage.contend(stage.two.create("A-1", user="user_2"))
+        assert not taker.done()
+    assert extension.result().reservation.hold_expires_at == NOW + HOLD_MS + 30_000
+    with pytest.raises(SeatUnavailable):
+        await taker
+
+
+async def test_an_extension_under_way_at_the_deadline_wins_over_who_settles_the_hold(stage: Stage) -> None:
+    held = (await stage.direct.create("A-1")).reservation
+    async with stage.ongoing(stage.one.extend(held.id)) as extension:
+        stage.venue.clock.advance(HOLD_MS)
+        settling = await stage.contend(stage.two.service.expire(held, soon()))
+        assert not settling.done()
+    assert await settling == extension.result().reservation
+
+
+async def test_an_extension_that_arrives_after_its_hold_was_settled_is_refused(stage: Stage) -> None:
+    """It set out in time and was overtaken; the seat is another's by now."""
+    held = (await stage.direct.create("A-1")).reservation
+    pause = Hold()
+    stage.proxy.script(transaction, pause)
+    late = asyncio.ensure_future(stage.one.extend(held.id))
+    await pause.reached.wait()
+    stage.venue.clock.advance(HOLD_MS)
+    settled = await stage.two.service.expire(held, soon())
+    new = (await stage.two.create("A-1", user="user_2")).reservation
+    pause.event.set()
+    with pytest.raises(ReservationExpired):
+        await late
+    assert await stage.direct.get(held.id) == settled
+    assert (await stage.direct.confirm(new.id)).reservation.status is Status.CONFIRMED
+
+
+async def test_an_extension_that_arrives_after_its_seat_was_taken_over_is_refused(stage: Stage) -> None:
+    """And leaves the other seat to be freed at the end that was told."""
+    held = (await stage.direct.create("A-1", "A-2")).reservation
+    pause = Hold()
+    stage.proxy.script(transaction, pause)
+    late = asyncio.ensure_future(stage.one.extend(held.id))
+    await pause.reached.wait()
+    stage.venue.clock.advance(HOLD_MS)
+    new = (await stage.two.create("A-2", user="user_2")).reservation
+    pause.event.set()
+    with pytest.raises(ReservationExpired):
+        await late
+    assert (await stage.direct.create("A-1", user="user_3")).reservation.status is Status.HOLD
+    assert (await stage.direct.confirm(new.id)).reservation.status is Status.CONFIRMED

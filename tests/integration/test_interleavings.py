@@ -8,6 +8,7 @@ import pytest
 
 from reservation.domain import model
 from reservation.domain.errors import IdempotencyConflict, ReservationAlreadyConfirmed, SeatUnavailable
+from reservation.domain.idempotency import Key
 from reservation.domain.model import Money, Reservation, Status
 from reservation.ports import Recorded, Superseded
 from tests.support.faults import Hold, HoldReply, LoseReply, Throttle
@@ -49,6 +50,15 @@ def draft_of(*seat_ids: str) -> Reservation:
         op_id="op_draft",
         shard="0000",
     )
+
+
+def extended(held: Reservation, op_id: str) -> Reservation:
+    """A hold that ends 30 seconds later, as the service would hand it to the store."""
+    after = model.extend(
+        held, extension_ms=30_000, reason="", now=NOW, op_id=op_id, max_extensions=3, max_total=300_000
+    )
+    assert after is not None
+    return after
 
 
 class TestEqualRequests:
@@ -139,6 +149,24 @@ class TestEqualRequests:
         assert answer(await second) == answer(first.result())
         assert (first.result().replayed, (await second).replayed) == (False, bool(key))
 
+    async def test_equal_extensions_in_flight_extend_once(self, stage: Stage) -> None:
+        held = (await stage.direct.create("A-1", "A-2")).reservation
+        async with stage.ongoing(stage.one.extend(held.id, key="key_1")) as first:
+            second = await stage.contend(stage.two.extend(held.id, key="key_1"))
+            assert not second.done()
+        assert (first.result().replayed, (await second).replayed) == (False, True)
+        assert answer(await second) == answer(first.result())
+        assert first.result().reservation.hold_expires_at == held.hold_expires_at + 30_000
+
+    async def test_an_extension_that_shows_before_its_key_record_does_is_waited_for(self, stage: Stage) -> None:
+        """To decide about the reservation as it shows might deny to a request what its equal was granted just now."""
+        held, key = (await stage.direct.create("A-1")).reservation, Key("key_1", "fingerprint_1")
+        first = await stage.direct.store.advance(held, extended(held, "op_1"), key, "", soon())
+        (stored,) = (await stage.venue.rows()).reservations
+        script_verdict(stage.proxy, {"idempotency": CONFLICT, "reservations": failed(stored)})
+        second = await stage.two.store.advance(held, extended(held, "op_2"), key, "", soon())
+        assert (second.replayed, answer(second)) == (True, answer(first))
+
     async def test_a_confirm_by_another_payment_waits_for_the_one_in_flight(self, stage: Stage) -> None:
         held = (await stage.direct.create("A-1")).reservation
         async with stage.ongoing(stage.one.confirm(held.id, "pay_1")):
@@ -160,8 +188,8 @@ class TestThrottledItems:
         assert not made.replayed
         assert stage.proxy.stats == {"TransactWriteItems": 2}
 
-    @pytest.mark.parametrize("command", ["confirm", "cancel"])
-    async def test_a_confirm_or_cancel_is_tried_again(self, stage: Stage, command: str) -> None:
+    @pytest.mark.parametrize("command", ["confirm", "cancel", "extend"])
+    async def test_any_other_command_is_tried_again(self, stage: Stage, command: str) -> None:
         held = (await stage.direct.create("A-1")).reservation
         for table in ("inventory", "reservations", "outbox"):
             script_verdict(stage.proxy, {table: {"Code": "ThrottlingError"}})
@@ -227,7 +255,7 @@ class TestOwnSuccess:
     """A command that was applied while its reply was lost is answered as the success it is, and applied once."""
 
     @pytest.mark.parametrize("key", ["", "key_1"], ids=["keyless", "keyed"])
-    @pytest.mark.parametrize("command", ["create", "confirm", "cancel"])
+    @pytest.mark.parametrize("command", ["create", "confirm", "cancel", "extend"])
     async def test_after_a_lost_reply_and_a_throttle_the_same_transaction_is_repeated(
         self, stage: Stage, command: str, key: str
     ) -> None:
@@ -243,7 +271,7 @@ class TestOwnSuccess:
         await self.applied_once(stage, made)
 
     @pytest.mark.parametrize("key", ["", "key_1"], ids=["keyless", "keyed"])
-    @pytest.mark.parametrize("command", ["create", "confirm", "cancel"])
+    @pytest.mark.parametrize("command", ["create", "confirm", "cancel", "extend"])
     async def test_after_a_lost_reply_a_throttle_and_a_verdict_the_next_try_fails_on_its_own_items(
         self, stage: Stage, command: str, key: str
     ) -> None:
@@ -289,15 +317,16 @@ class TestOwnSuccess:
         await stage.direct.create("A-1", "A-2", user="user_2")
         assert await stage.one.store.hold(draft, None, "", soon()) == Recorded(draft)
 
-    @pytest.mark.parametrize("command", ["confirm", "cancel"])
+    @pytest.mark.parametrize("command", ["confirm", "cancel", "extend"])
     async def test_a_reservation_that_shows_the_own_operation_is_the_own_success(
         self, stage: Stage, command: str
     ) -> None:
         held = (await stage.direct.create("A-1", "A-2")).reservation
-        if command == "confirm":
-            after = model.confirm(held, payment_intent_id="pay_1", now=NOW, op_id="op_mine")
-        else:
-            after = model.cancel(held, reason="", now=NOW, op_id="op_mine")
+        after = {
+            "confirm": model.confirm(held, payment_intent_id="pay_1", now=NOW, op_id="op_mine"),
+            "cancel": model.cancel(held, reason="", now=NOW, op_id="op_mine"),
+            "extend": extended(held, "op_mine"),
+        }[command]
         assert after is not None
         await stage.direct.store.advance(held, after, None, "", soon())
         again = await stage.one.store.advance(held, after, None, "", soon())
@@ -305,6 +334,26 @@ class TestOwnSuccess:
         with pytest.raises(Superseded) as superseded:
             await stage.one.store.advance(held, replace(after, op_id="op_other"), None, "", soon())
         assert superseded.value.current.op_id == "op_mine"
+
+    @pytest.mark.parametrize("other", ["extend", "confirm", "cancel"])
+    async def test_an_extension_is_recognised_beneath_what_another_command_made_of_the_hold_since(
+        self, stage: Stage, other: str
+    ) -> None:
+        """Applied, reply lost, then a verdict, and before the next try the other one. Nothing is extended twice."""
+        held = (await stage.direct.create("A-1", "A-2")).reservation
+        stage.proxy.script(transaction, LoseReply())
+        stage.proxy.script(transaction, Throttle())
+        script_verdict(stage.proxy, EVERYTHING_CONFLICTS)
+        pause = Hold()
+        stage.proxy.script(transaction, pause)
+        first = asyncio.ensure_future(stage.one.extend(held.id))
+        await pause.reached.wait()
+        second = (await getattr(stage.direct, other)(held.id, "pay_1")).reservation
+        pause.event.set()
+        made = (await first).reservation
+        assert (made.version, made.status, made.hold_expires_at) == (2, Status.HOLD, held.hold_expires_at + 30_000)
+        stored = await stage.direct.get(held.id)
+        assert (stored.version, stored.status, stored.hold_expires_at) == (3, second.status, second.hold_expires_at)
 
     async def test_a_confirm_is_not_refused_because_of_its_own_sold_seat(self, stage: Stage) -> None:
         """Half of its own first try is visible: the seats are sold to it, and the reservation in conflict."""

@@ -1,12 +1,11 @@
 """The relay between a real outbox and an event bus that misbehaves: nothing is lost, nothing overtakes."""
 
 import asyncio
-import json
 import random
 import signal
 import sys
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from reservation.dynamodb.outbox import OutboxRow
 from reservation.eventbridge import EventBridge, Refused, create_bus, subscribe_queue
 from tests.support.aws import admin_client, quick_client, received
 from tests.support.conflict_proxy import ConflictProxy
-from tests.support.event_bus_proxy import FOR_EVER, Entry, EventBusProxy
+from tests.support.event_bus_proxy import FOR_EVER, Entry, EventBusProxy, first_deliveries, message_id
 from tests.support.faults import Answer, Fault, Hold, HoldReply, LoseRequest, RejectBefore, Request, Throttle
 from tests.support.outbox import NOW, SHARD, OutboxTable, StandingTime, outbox_table, row, rows
 
@@ -111,10 +110,6 @@ async def it(ministack_url: str) -> AsyncIterator[Scene]:
         yield it
 
 
-def message_id(entry: Entry) -> str:
-    return str(json.loads(entry["Detail"])["messageId"])
-
-
 def message_ids(rows: Iterable[OutboxRow]) -> list[str]:
     return [f"{row.reservation_id}#{int(row.seq.rpartition('#')[2])}" for row in rows]
 
@@ -128,15 +123,6 @@ def about(*names: str) -> Callable[[Entry], bool]:
 
 def is_(operation: str) -> Callable[[Request], bool]:
     return lambda request: request.operation == operation
-
-
-def first_deliveries(published: Iterable[str]) -> dict[str, list[int]]:
-    """The versions of each reservation in the order in which they were published first."""
-    versions: dict[str, list[int]] = defaultdict(list)
-    for each in dict.fromkeys(published):
-        reservation, _, version = each.partition("#")
-        versions[reservation].append(int(version))
-    return versions
 
 
 async def dead(it: Scene) -> list[OutboxRow]:

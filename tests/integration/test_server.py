@@ -108,6 +108,23 @@ async def test_a_cancelled_hold_returns_its_seats(system: System) -> None:
     await hold(system.channel, seat_ids)
 
 
+async def test_an_extended_hold_ends_later_and_is_still_a_hold(system: System) -> None:
+    held = await hold(system.channel, system.fresh_seats(2))
+    read = messages.GetReservationRequest(reservation_id=held)
+    before = (await call(system.channel, read)).message
+    request = messages.ExtendHoldRequest(reservation_id=held, extension_seconds=90, reason="slow bank")
+    extended = (await call(system.channel, request)).message
+    assert extended == messages.ExtendHoldResponse(
+        new_expires_at=before.hold_expires_at + timedelta(seconds=90),
+        extended_seconds=90,
+        reservation_id=held,
+        status=messages.ReservationStatus.HOLD,
+    )
+    seen = (await call(system.channel, read)).message
+    assert seen == replace(before, hold_expires_at=extended.new_expires_at, updated_at=seen.updated_at)
+    assert seen.updated_at > before.updated_at
+
+
 # Once, and again
 
 
@@ -134,6 +151,17 @@ async def test_a_create_without_key_is_known_by_its_reservation_token_and_conten
     assert (second.replayed, second.message) == (True, first.message)
     other = await call(system.channel, create_request(system.fresh_seats(), reservation_token="rtkn_xyz789"))
     assert not other.replayed
+
+
+async def test_an_equal_extension_extends_once_only_if_it_has_a_key(system: System) -> None:
+    held = await hold(system.channel, system.fresh_seats())
+    keyed = messages.ExtendHoldRequest(reservation_id=held, extension_seconds=30, idempotency_key="k-extend")
+    first, second = await call(system.channel, keyed), await call(system.channel, keyed)
+    assert (first.replayed, second.replayed) == (False, True)
+    assert second.message == first.message
+    keyless = await call(system.channel, replace(keyed, idempotency_key=""))
+    assert not keyless.replayed
+    assert keyless.message.new_expires_at == first.message.new_expires_at + timedelta(seconds=30)
 
 
 async def test_two_equal_creates_with_neither_are_two_requests(system: System) -> None:
@@ -195,7 +223,7 @@ async def test_another_users_reservation_does_not_exist(system: System) -> None:
 
 
 async def test_a_direct_caller_that_names_nobody_may_touch_every_reservation(system: System) -> None:
-    for position in range(3):
+    for position in range(4):
         held = await hold(system.channel, system.fresh_seats(), user_id="ann")
         await call(system.channel, _touching(held)[position])
 
@@ -289,6 +317,7 @@ def _touching(reservation_id: str, user_id: str = "") -> list[Any]:
         messages.GetReservationRequest(reservation_id=reservation_id, user_id=user_id),
         messages.ConfirmReservationRequest(reservation_id=reservation_id, payment_intent_id="pay_1", user_id=user_id),
         messages.CancelReservationRequest(reservation_id=reservation_id, user_id=user_id),
+        messages.ExtendHoldRequest(reservation_id=reservation_id, extension_seconds=30, user_id=user_id),
     ]
 
 

@@ -174,6 +174,20 @@ async def test_a_stop_refuses_what_is_new_and_finishes_what_is_under_way(minista
         await stop
 
 
+async def test_a_stop_tells_those_who_watch_its_health_and_does_not_wait_for_them(ministack_url: str) -> None:
+    settings = own_settings(ministack_url)
+    await make_tables(settings)
+    async with AsyncExitStack() as stack:
+        system = await stack.enter_async_context(serving(settings))
+        async with grpc.aio.insecure_channel(system.address) as channel:
+            watches = [watch_health(channel, name) for name in ("readiness", "liveness")]
+            for watch in watches:
+                await becomes(watch, SERVING)
+            await stack.aclose()
+            assert [await _rest(watch) for watch in watches] == [[NOT_SERVING], []]
+            assert [await watch.code() for watch in watches] == [grpc.StatusCode.OK] * 2
+
+
 async def test_a_stop_under_load_answers_every_request_or_says_that_it_was_not_taken(ministack_url: str) -> None:
     """gRPC cancels what arrives at the very moment of the stop, before a handler has seen it."""
     settings = own_settings(ministack_url)
@@ -196,12 +210,11 @@ async def test_a_stop_waits_for_the_command_of_a_caller_that_left(ministack_url:
         abandoned = asyncio.create_task(call(system.channel, create_request(system.fresh_seats())))
         await write.reached.wait()
         abandoned.cancel()
+        (command,) = [task for task in asyncio.all_tasks() if task.get_name() == "command"]
         stop = asyncio.create_task(stack.aclose())
-        await _refuses(system.address)
-        async with serving(system.settings):
-            pass  # a whole life of another service: long enough for this one to end, if nothing held it
-        assert not stop.done()
-        write.event.set()
+        # Nothing answers the write. The command ends when its own time is up, however late that is.
+        await asyncio.wait({stop, command}, return_when=asyncio.FIRST_COMPLETED)
+        assert command.done(), "the stop ended before it"
         await stop
 
 
@@ -224,6 +237,14 @@ async def _calls_until_unavailable(channel: grpc.aio.Channel) -> set[grpc.Status
     told: set[grpc.StatusCode] = set()
     while grpc.StatusCode.UNAVAILABLE not in told:
         told.add((await refusal(call(channel, request))).status)
+    return told
+
+
+async def _rest(watch: Any) -> list[int]:
+    """What comes until its end."""
+    told = []
+    while (answer := await watch.read()) is not grpc.aio.EOF:
+        told.append(int(answer.status))
     return told
 
 

@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from reservation import ministack
+from reservation import catalog, ministack
 from reservation.api.call import Call
 from reservation.api.registration import Answer, Handler, Method
 from reservation.api.server import MAX_MESSAGE_BYTES
+from reservation.catalog import Catalog
 from reservation.domain.errors import ReservationError
+from reservation.domain.model import Event
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from tests.support.conflict_proxy import ConflictProxy
 from tests.support.faults import HoldOngoing, Request, Throttle
@@ -42,13 +44,18 @@ from tests.unit.examples import HOLD
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 AN_HOUR = 3_600_000
-SERVED = tuple(f"ReservationService/{verb}Reservation" for verb in ("Create", "Get", "Confirm", "Cancel"))
-UNSERVED = (
-    *("ReservationService/ExtendHold", "ReservationService/ListReservations"),
-    *("InventoryService/CheckAvailability", "InventoryService/ReserveSeat", "InventoryService/CommitReservation"),
-    *("InventoryService/ReleaseHold", "InventoryService/GetInventoryStatus", "InventoryService/ListSeats"),
+LIMITED = Catalog(Event("evt_limited", max_holds_per_user=1), catalog.demo().seats[:2])
+SERVED = (
+    *(f"ReservationService/{verb}Reservation" for verb in ("Create", "Get", "Confirm", "Cancel")),
+    "ReservationService/ExtendHold",
+    "ReservationService/ListReservations",
+    "InventoryService/CheckAvailability",
+    "InventoryService/GetInventoryStatus",
+    "InventoryService/ListSeats",
 )
+UNSERVED = (*("InventoryService/ReserveSeat", "InventoryService/CommitReservation", "InventoryService/ReleaseHold"),)
 UNSERVED_STREAM = "ReservationService/WatchReservation"
+STREAM = "ReservationService/WatchReservation"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -86,6 +93,7 @@ async def test_what_does_not_exist_is_not_found(system: System) -> None:
         messages.GetReservationRequest(reservation_id="rsv_nobody"),
         messages.ConfirmReservationRequest(reservation_id="rsv_nobody", payment_intent_id="pay_1"),
         messages.CancelReservationRequest(reservation_id="rsv_nobody"),
+        messages.ExtendHoldRequest(reservation_id="rsv_nobody", extension_seconds=30),
     ):
         refused = await refusal(call(system.channel, request))
         _check(refused, grpc.StatusCode.NOT_FOUND, "RESERVATION_NOT_FOUND")
@@ -100,6 +108,14 @@ async def test_the_taken_seat_among_the_wanted_is_named_and_the_free_one_stays_f
     await hold(system.channel, [free])
 
 
+async def test_a_hold_more_than_a_user_may_have_is_refused(system: System) -> None:
+    await system.put_on_sale(LIMITED)
+    await hold(system.channel, ["A-1"], event_id="evt_limited")
+    refused = await refusal(call(system.channel, create_request(["A-2"], event_id="evt_limited")))
+    _check(refused, grpc.StatusCode.FAILED_PRECONDITION, "HOLD_LIMIT_REACHED")
+    await hold(system.channel, ["A-2"], event_id="evt_limited", user_id="ann")
+
+
 async def test_a_key_with_other_content_is_a_conflict(system: System) -> None:
     await hold(system.channel, system.fresh_seats(), idempotency_key="reused")
     refused = await refusal(call(system.channel, create_request(system.fresh_seats(), idempotency_key="reused")))
@@ -111,12 +127,15 @@ async def test_a_final_reservation_refuses_what_would_change_it(system: System) 
     pay = messages.ConfirmReservationRequest(payment_intent_id="pay_1")
     pay_otherwise = messages.ConfirmReservationRequest(payment_intent_id="pay_2")
     cancel = messages.CancelReservationRequest()
+    extend = messages.ExtendHoldRequest(extension_seconds=30)
     await call(system.channel, replace(pay, reservation_id=confirmed))
     await call(system.channel, replace(cancel, reservation_id=cancelled))
     requests: list[tuple[Any, str, str]] = [
         (pay_otherwise, confirmed, "RESERVATION_ALREADY_CONFIRMED"),
         (cancel, confirmed, "RESERVATION_ALREADY_CONFIRMED"),
+        (extend, confirmed, "RESERVATION_ALREADY_CONFIRMED"),
         (pay, cancelled, "RESERVATION_ALREADY_CANCELLED"),
+        (extend, cancelled, "RESERVATION_ALREADY_CANCELLED"),
     ]
     for request, reservation_id, reason in requests:
         refused = await refusal(call(system.channel, replace(request, reservation_id=reservation_id)))
@@ -125,10 +144,14 @@ async def test_a_final_reservation_refuses_what_would_change_it(system: System) 
 
 @pytest.mark.parametrize(
     "request_of_held",
-    [messages.ConfirmReservationRequest(payment_intent_id="pay_late"), messages.CancelReservationRequest()],
-    ids=["confirm", "cancel"],
+    [
+        messages.ConfirmReservationRequest(payment_intent_id="pay_late"),
+        messages.CancelReservationRequest(),
+        messages.ExtendHoldRequest(extension_seconds=30),
+    ],
+    ids=["confirm", "cancel", "extend"],
 )
-async def test_a_hold_past_its_time_reads_expired_and_refuses_payment_and_cancel(
+async def test_a_hold_past_its_time_reads_expired_and_refuses_every_command(
     system: System, request_of_held: Any
 ) -> None:
     stored = await system.store(HOLD)
@@ -137,6 +160,27 @@ async def test_a_hold_past_its_time_reads_expired_and_refuses_payment_and_cancel
     refused = await refusal(call(system.channel, replace(request_of_held, reservation_id=stored.id)))
     _check(refused, grpc.StatusCode.FAILED_PRECONDITION, "RESERVATION_EXPIRED")
     assert (await call(system.channel, read)).message.status is messages.ReservationStatus.EXPIRED
+
+
+async def test_an_extension_beyond_the_limits_tells_what_is_left_and_leaves_the_hold_as_it_was(system: System) -> None:
+    """The service as it starts without settings: three extensions, and 300 seconds in all."""
+    held = await hold(system.channel, system.fresh_seats())
+    read = messages.GetReservationRequest(reservation_id=held)
+    await call(system.channel, messages.ExtendHoldRequest(reservation_id=held, extension_seconds=200))
+    before = await call(system.channel, read)
+    refused = await refusal(call(system.channel, messages.ExtendHoldRequest(reservation_id=held, extension_seconds=41)))
+    _check(refused, grpc.StatusCode.FAILED_PRECONDITION, "HOLD_EXTENSION_DENIED")
+    assert refused.facts == {"extensions_left": "2", "seconds_left": "40"}
+    assert await call(system.channel, read) == before
+
+
+async def test_an_extension_says_by_how_much(system: System) -> None:
+    held = await hold(system.channel, system.fresh_seats())
+    for seconds in (0, -1, 3601):
+        request = messages.ExtendHoldRequest(reservation_id=held, extension_seconds=seconds)
+        refused = await refusal(call(system.channel, request))
+        _check(refused, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+        assert refused.violations == ("extension_seconds",)
 
 
 async def test_a_process_that_cannot_trust_its_clock_refuses_commands_and_reads_what_is_stored(system: System) -> None:
@@ -151,6 +195,7 @@ async def test_a_process_that_cannot_trust_its_clock_refuses_commands_and_reads_
             create_request([other]),
             messages.ConfirmReservationRequest(reservation_id=held, payment_intent_id="pay_1"),
             messages.CancelReservationRequest(reservation_id=held),
+            messages.ExtendHoldRequest(reservation_id=held, extension_seconds=30),
         ):
             refused = await refusal(call(wrong.channel, request))
             _check(refused, grpc.StatusCode.UNAVAILABLE, "SERVICE_UNAVAILABLE", retry_after=1.0)
@@ -216,14 +261,9 @@ async def test_a_read_that_a_frozen_store_swallowed_did_nothing_and_may_be_retri
     _check(refused, grpc.StatusCode.UNAVAILABLE, "SERVICE_UNAVAILABLE", retry_after=1.0)
 
 
-@pytest.mark.parametrize("method", [*UNSERVED, UNSERVED_STREAM])
+@pytest.mark.parametrize("method", UNSERVED)
 async def test_a_method_that_is_not_served_yet_says_so_in_the_common_form(system: System, method: str) -> None:
     _check(await _refused_raw(system.channel, method, b""), grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
-
-
-async def test_seats_left_to_the_service_to_choose_are_not_served_yet(system: System) -> None:
-    refused = await refusal(call(system.channel, create_request([], quantity=2)))
-    _check(refused, grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
 
 
 # Hostile bytes
@@ -241,7 +281,7 @@ _OUR_WORDS = ("bad request: ", "Reservation not found", "Event not found", "Not 
 @given(raw=st.binary(max_size=200) | _NEARLY_VALID)
 @settings(max_examples=60, deadline=None)
 async def test_whatever_bytes_come_to_whatever_method_a_refusal_is_in_our_own_words(system: System, raw: bytes) -> None:
-    methods = (*SERVED, *UNSERVED, UNSERVED_STREAM)
+    methods = (*SERVED, *UNSERVED, STREAM)
     for refused in await asyncio.gather(*(_refused_or_not(system.channel, method, raw) for method in methods)):
         if refused is not None:
             assert refused.domain == ERROR_DOMAIN

@@ -93,7 +93,7 @@ async def stopped_until(deadline: float, proxy: ConflictProxy, call: Awaitable[R
 
 
 class TestACallerThatLeaves:
-    @pytest.mark.parametrize("command", ["create", "confirm", "cancel"])
+    @pytest.mark.parametrize("command", ["create", "confirm", "cancel", "extend"])
     @pytest.mark.parametrize("pause", [Hold, HoldOngoing, HoldReply])
     async def test_its_command_goes_on_and_somebody_waits_for_it(
         self, venue: Venue, command: str, pause: type[Hold | HoldOngoing | HoldReply]
@@ -115,7 +115,7 @@ class TestACallerThatLeaves:
             stop.event.set()
             await draining
         (stored,) = (await venue.rows()).reservations
-        status = {"create": "HOLD", "confirm": "CONFIRMED", "cancel": "CANCELLED"}[command]
+        status = {"create": "HOLD", "confirm": "CONFIRMED", "cancel": "CANCELLED", "extend": "HOLD"}[command]
         assert stored["status"] == {"S": status}
 
     async def test_another_caller_with_the_same_key_hears_what_became_of_it(self, venue: Venue) -> None:
@@ -153,7 +153,7 @@ class TestACallerThatLeaves:
 
 class TestAnUnknownOutcome:
     @pytest.mark.parametrize("same_process", [True, False], ids=["same-process", "another-process"])
-    @pytest.mark.parametrize("command", ["create", "confirm", "cancel"])
+    @pytest.mark.parametrize("command", ["create", "confirm", "cancel", "extend"])
     async def test_is_told_as_such_and_the_same_key_finds_out(
         self, venue: Venue, command: str, same_process: bool
     ) -> None:

@@ -16,6 +16,8 @@ import pytest
 
 from reservation.domain import events
 from reservation.domain.errors import (
+    HoldExtensionDenied,
+    HoldLimitReached,
     IdempotencyInProgress,
     ReservationExpired,
     SeatUnavailable,
@@ -44,8 +46,11 @@ class Market:
     proxy: ConflictProxy
     parties: list[Party]
 
-    async def process(self, clock: SettableClock | None = None, hold: int = 60_000) -> Party:
-        return self.venue.party(await self.venue.connect(self.proxy.url), clock=clock, hold=hold)
+    async def process(
+        self, clock: SettableClock | None = None, hold: int = 60_000, max_holds: int | None = None
+    ) -> Party:
+        client = await self.venue.connect(self.proxy.url)
+        return self.venue.party(client, clock=clock, hold=hold, max_holds=max_holds)
 
 
 @pytest.fixture
@@ -134,7 +139,9 @@ async def test_when_all_want_the_same_two_seats_one_gets_them(market: Market, ke
 
 
 @KEYS
-async def test_a_sale_with_payments_cancellations_and_holds_that_run_out(market: Market, keyed: bool) -> None:
+async def test_a_sale_with_payments_cancellations_extensions_and_holds_that_run_out(
+    market: Market, keyed: bool
+) -> None:
     """Clocks run, up to 40 ms apart from each other, and holds last 300 ms of them. What a customer is told of its
     payment is what the tables say in the end."""
     clocks = [SettableClock(NOW + offset) for offset in (-20, 0, 10, 20)]
@@ -145,7 +152,7 @@ async def test_a_sale_with_payments_cancellations_and_holds_that_run_out(market:
             clock.advance(4)
 
     async def final(rng: random.Random, command: str, *arguments: str, key: str) -> str:
-        """The answer to a confirm or cancel, repeated on any process until there is one."""
+        """The answer to a command other than create, repeated on any process until there is one."""
         while True:
             tick()
             call = getattr(rng.choice(selling.parties), command)
@@ -155,6 +162,8 @@ async def test_a_sale_with_payments_cancellations_and_holds_that_run_out(market:
                 continue
             except ReservationExpired:
                 return "EXPIRED"
+            except HoldExtensionDenied:
+                return "HOLD"
             return str(made.reservation.status)
 
     async def customer(number: int) -> dict[str, str]:
@@ -163,13 +172,18 @@ async def test_a_sale_with_payments_cancellations_and_holds_that_run_out(market:
             tick()
             name = f"{number}/{turn}"
             wished = await wish(selling, rng, name, rng.choice(PAIRS[:40]), keyed=keyed)
+            if not isinstance(wished.answer, Recorded):
+                continue
+            reservation_id, key = wished.answer.reservation.id, name if keyed else ""
+            if rng.random() < 0.3:
+                extensions.append(await final(rng, "extend", reservation_id, name, key=key))
             command = rng.choice(["confirm", "cancel", "leave"])
-            if isinstance(wished.answer, Recorded) and command != "leave":
-                reservation_id = wished.answer.reservation.id
-                told[reservation_id] = await final(rng, command, reservation_id, name, key=name if keyed else "")
+            if command != "leave":
+                told[reservation_id] = await final(rng, command, reservation_id, name, key=key)
         return told
 
     told: dict[str, str] = {}
+    extensions: list[str] = []
     for each in await asyncio.gather(*map(customer, range(CLIENTS // 2))):
         told |= each
     rows = await market.venue.rows()
@@ -179,6 +193,36 @@ async def test_a_sale_with_payments_cancellations_and_holds_that_run_out(market:
         told_of = told.get(item["reservationId"]["S"])
         assert told_of in (None, item["status"]["S"]) or (told_of, item["status"]["S"]) == ("EXPIRED", "HOLD")
     assert set(told.values()) >= {"CONFIRMED", "CANCELLED"}
+    assert "HOLD" in extensions
+
+
+@KEYS
+async def test_of_64_creates_of_one_user_at_once_as_many_succeed_as_are_allowed(market: Market, keyed: bool) -> None:
+    """Whatever is lost on the way: a client that does not know repeats itself, and none is told a limit in vain."""
+    limited = [await market.process(max_holds=4) for _ in range(PROCESSES)]
+
+    async def create(number: int) -> Recorded | HoldLimitReached | None:
+        rng, key = random.Random(number), f"key_{number}" if keyed else ""
+        while True:
+            try:
+                return await rng.choice(limited).create(ON_SALE[number].id, key=key, event=SALE.id, patience=2.5)
+            except HoldLimitReached as refused:
+                return refused
+            except (ServiceUnavailable, IdempotencyInProgress):
+                continue
+            except UpstreamTimeout:
+                if not keyed:
+                    return None
+
+    told = await asyncio.gather(*map(create, range(CLIENTS)))
+    rows = await market.venue.rows()
+    assert violations(rows) == []
+    assert len(rows.reservations) == len(rows.slots) == 4
+    made = {item["reservationId"]["S"] for item in rows.reservations}
+    assert {each.reservation.id for each in told if isinstance(each, Recorded)} <= made
+    if keyed:
+        assert sum(isinstance(each, Recorded) for each in told) == 4
+    assert market.proxy.stats["conflict"] > 0
 
 
 async def test_storms_of_equal_requests_get_one_answer_each(market: Market) -> None:

@@ -23,12 +23,11 @@ class _Credentials:
         return ReadOnlyCredentials("local", "local", None)
 
 
-@asynccontextmanager
-async def quick_client(service: str, url: str) -> AsyncIterator[AwsClient]:
-    """The lean client as reservation.aws.session makes it, without the half second in which aiobotocore reads the
+def quick_wire(service: str, url: str) -> LeanWire:
+    """The lean wire as reservation.aws.session makes it, without the half second in which aiobotocore reads the
     description of the service."""
     target_prefix, json_version = _PROTOCOLS[service]
-    wire = LeanWire(
+    return LeanWire(
         _Credentials(),
         endpoint_url=url,
         region=REGION,
@@ -36,7 +35,11 @@ async def quick_client(service: str, url: str) -> AsyncIterator[AwsClient]:
         target_prefix=target_prefix,
         json_version=json_version,
     )
-    client = AwsClient(wire)
+
+
+@asynccontextmanager
+async def quick_client(service: str, url: str) -> AsyncIterator[AwsClient]:
+    client = AwsClient(quick_wire(service, url))
     try:
         yield client
     finally:

@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 import psutil
@@ -97,12 +97,17 @@ def environment_of(settings: Settings) -> dict[str, str]:
     return tables | endpoints
 
 
-@asynccontextmanager
-async def started(*arguments: str, **environment: str) -> AsyncIterator[Command]:
+def started(*arguments: str, **environment: str) -> AbstractAsyncContextManager[Command]:
     """`reservation` with these arguments, and no setting but these; killed at the end if it still runs."""
+    return started_module("reservation", *arguments, **environment)
+
+
+@asynccontextmanager
+async def started_module(*module_and_arguments: str, **environment: str) -> AsyncIterator[Command]:
+    """The same with another module than `reservation`."""
     inherited = {name: value for name, value in os.environ.items() if name not in _OURS}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "reservation", *arguments),
+        *(sys.executable, "-m", *module_and_arguments),
         cwd=REPOSITORY,
         env=inherited | environment,
         stdin=asyncio.subprocess.DEVNULL,

@@ -6,7 +6,8 @@ With an upstream, what it accepts goes on to the EventBridge there; without, it 
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Self
@@ -33,7 +34,7 @@ _PASSING_FAULTS = (
 
 @dataclass(slots=True)
 class _CallScript:
-    matcher: Callable[[list[Entry]], bool]
+    matcher: Callable[[list[Entry], str], bool]
     fault: Fault
     times: int
 
@@ -70,10 +71,16 @@ class EventBusProxy:
         self.buses = {"bus"}
         self.accepted: list[Entry] = []
         """In the order in which they were accepted."""
+        self.accepted_from: list[str] = []
+        """Who sent each of `accepted`: the access key id of the caller's signature."""
         self.accepted_at: list[float] = []
         """When each of them was, in time.monotonic() seconds."""
         self.calls: list[list[Entry]] = []
         """The entries of every PutEvents that arrived, whatever became of it."""
+        self.called_by: list[str] = []
+        """Who made each of `calls`."""
+        self.called_at: list[float] = []
+        """When each of `calls` arrived, in seconds since the epoch."""
         self._upstream = Upstream(upstream_url) if upstream_url else None
         self._entry_failures = entry_failures
         self._call_failures = call_failures
@@ -83,9 +90,16 @@ class EventBusProxy:
         self._connections: list[asyncio.Task[None]] = []
         self._news = asyncio.Event()
 
-    def fail_calls(self, fault: Fault, *, times: int = 1, having: Callable[[Entry], bool] = lambda entry: True) -> None:
-        """`fault` befalls the next calls with such an entry; earlier scripts come first."""
-        self._call_scripts.append(_CallScript(lambda entries: any(map(having, entries)), fault, times))
+    def fail_calls(
+        self, fault: Fault, *, times: int = 1, having: Callable[[Entry], bool] = lambda entry: True, by: str = ""
+    ) -> None:
+        """`fault` befalls the next calls with such an entry (`by`: only those of this caller); earlier scripts come
+        first."""
+
+        def matches(entries: list[Entry], caller: str) -> bool:
+            return by in ("", caller) and any(map(having, entries))
+
+        self._call_scripts.append(_CallScript(matches, fault, times))
 
     def fail_entries(
         self, code: str, message: str = "", *, times: int = 1, having: Callable[[Entry], bool] = lambda entry: True
@@ -139,9 +153,11 @@ class EventBusProxy:
             return await self._other(operation, params, message)
         entries: list[Entry] = params["Entries"]
         self.calls.append(entries)
+        self.called_by.append(_caller(message))
+        self.called_at.append(time.time())
         if self.down:
             return None
-        fault = self._fault_of(entries)
+        fault = self._fault_of(entries, self.called_by[-1])
         match fault:
             case faults.Answer():
                 return _answer(fault.status, fault.body)
@@ -156,9 +172,9 @@ class EventBusProxy:
             await fault.wait()
         return None if isinstance(fault, faults.LoseReply) else reply
 
-    def _fault_of(self, entries: list[Entry]) -> Fault | None:
+    def _fault_of(self, entries: list[Entry], caller: str) -> Fault | None:
         for script in self._call_scripts:
-            if script.times and script.matcher(entries):
+            if script.times and script.matcher(entries, caller):
                 script.times -= 1
                 return script.fault
         return self._rng.choice(_PASSING_FAULTS)() if self._rng.random() < self._call_failures else None
@@ -182,6 +198,7 @@ class EventBusProxy:
 
     async def _publish(self, entries: list[Entry], message: Message) -> list[dict[str, str]]:
         self.accepted += entries
+        self.accepted_from += [_caller(message)] * len(entries)
         self.accepted_at += [time.monotonic()] * len(entries)
         self._news.set()
         if self._upstream is None or not entries:
@@ -200,6 +217,24 @@ class EventBusProxy:
         if params["Name"] not in self.buses:
             return _answer(400, error_body("ResourceNotFoundException", f"Event bus {params['Name']} does not exist."))
         return _answer(200, orjson.dumps({"Name": params["Name"]}))
+
+
+def message_id(entry: Entry) -> str:
+    return str(orjson.loads(entry["Detail"])["messageId"])
+
+
+def first_deliveries(message_ids: Iterable[str]) -> dict[str, list[int]]:
+    """The versions of each reservation in the order in which they were accepted first."""
+    versions: dict[str, list[int]] = defaultdict(list)
+    for each in dict.fromkeys(message_ids):
+        reservation, _, version = each.partition("#")
+        versions[reservation].append(int(version))
+    return versions
+
+
+def _caller(message: Message) -> str:
+    """https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html"""
+    return message.headers[b"authorization"].decode().partition("Credential=")[2].partition("/")[0]
 
 
 def _answer(status: int, body: bytes) -> Message:

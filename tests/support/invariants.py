@@ -1,14 +1,22 @@
 """What must be true of the tables whenever no command is under way, whatever happened before."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from reservation.domain.model import Reservation, Seat, SeatStatus, Status, order_id_of
-from reservation.dynamodb.items import Item, is_seat_pk, reservation_from_item, seat_state_from_item
+from reservation.dynamodb.items import (
+    Item,
+    is_seat_pk,
+    is_slot_key,
+    reservation_from_item,
+    seat_state_from_item,
+    slot_key_of,
+    slot_state_from_item,
+)
 
 _EVENT_OF = {
     Status.HOLD: "reservation.created",
@@ -30,8 +38,13 @@ class Rows:
 
     @property
     def seats(self) -> dict[str, Item]:
-        """The seat items by key; the inventory without its events, layouts and hints."""
+        """The seat items by key; the inventory without its events, slots, layouts and hints."""
         return {pk: item for item in self.inventory if is_seat_pk(pk := item["pk"]["S"])}
+
+    @property
+    def slots(self) -> dict[str, Item]:
+        """The items of the slots that limit the holds of a user, by key."""
+        return {item["pk"]["S"]: item for item in self.inventory if is_slot_key(item["pk"]["S"])}
 
     def details(self, reservation_id: str) -> list[dict[str, Any]]:
         """What the outbox tells of a reservation, in the order in which it will leave."""
@@ -47,7 +60,8 @@ def violations(rows: Rows, *, now: int = 0) -> list[str]:
     return [
         *_wrong_seats(rows),
         *_wrong_reservations(rows, now),
-        *_seats_with_two_owners(rows, now),
+        *seats_with_two_owners(_reservations(rows).values(), now),
+        *_wrong_slots(rows, now),
         *_wrong_orders(rows),
         *_wrong_records(rows),
         *_wrong_outbox(rows),
@@ -107,9 +121,10 @@ def _wrong_reservations(rows: Rows, now: int) -> Iterator[str]:
             yield f"{reservation_id} is there {count} times"
 
 
-def _seats_with_two_owners(rows: Rows, now: int) -> Iterator[str]:
+def seats_with_two_owners(reservations: Iterable[Reservation], now: int) -> Iterator[str]:
+    """`now`: as for `violations`."""
     owners: dict[str, list[str]] = defaultdict(list)
-    for reservation in _reservations(rows).values():
+    for reservation in reservations:
         live = reservation.status is Status.HOLD and reservation.hold_expires_at > now
         if live or reservation.status is Status.CONFIRMED:
             for pk in _seat_pks(reservation):
@@ -117,6 +132,27 @@ def _seats_with_two_owners(rows: Rows, now: int) -> Iterator[str]:
     for pk, claims in owners.items():
         if len(claims) > 1:
             yield f"seat {pk} belongs to {claims}"
+
+
+def _wrong_slots(rows: Rows, now: int) -> Iterator[str]:
+    """A held slot belongs to a hold that names it and ends with it, and whoever names one has it while he is a live
+    hold."""
+    reservations = _reservations(rows)
+    slots = {pk: slot_state_from_item(item) for pk, item in rows.slots.items()}
+    for pk, slot in slots.items():
+        holder = reservations.get(slot.holder)
+        if holder is None or holder.status is not Status.HOLD:
+            yield f"slot {pk} is held for {slot.holder!r}, which is no hold"
+        elif holder.slot is None or slot_key_of(holder)["pk"]["S"] != pk:
+            yield f"slot {pk} is held for {holder.id}, which does not name it"
+        elif slot.hold_expires_at != holder.hold_expires_at:
+            yield f"slot {pk} is held until {slot.hold_expires_at}, its reservation until {holder.hold_expires_at}"
+    for each in reservations.values():
+        live = each.status is Status.HOLD and each.hold_expires_at > now
+        if live and each.slot is not None:
+            named = slots.get(slot_key_of(each)["pk"]["S"])
+            if named is None or named.holder != each.id:
+                yield f"{each.id} is HOLD without its slot {each.slot}"
 
 
 def _wrong_orders(rows: Rows) -> Iterator[str]:

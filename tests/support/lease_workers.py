@@ -1,37 +1,18 @@
 """Workers that share one leases table, all in this process, in a time that only the test moves."""
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from botocore.credentials import ReadOnlyCredentials
-
 from reservation.aws.client import AwsClient, Wire
-from reservation.aws.lean import LeanWire
 from reservation.background.leader import Leader
 from reservation.dynamodb.leases import LeaseTable, Roll
+from tests.support.aws import quick_client, quick_wire
 
 LEASE = 5.0
-
-
-class _Credentials:
-    async def get_frozen_credentials(self) -> ReadOnlyCredentials:
-        return ReadOnlyCredentials("local", "local", None)
-
-
-def dynamodb_wire(url: str) -> LeanWire:
-    """The service's own wire, made without botocore's third of a second."""
-    return LeanWire(
-        _Credentials(),
-        endpoint_url=url,
-        region="us-east-1",
-        signing_name="dynamodb",
-        target_prefix="DynamoDB_20120810",
-        json_version="1.0",
-    )
 
 
 @dataclass(slots=True)
@@ -94,7 +75,7 @@ class Workers:
 
         `patience`: the lease that its calls allow for, a third of it for each try.
         """
-        client = AwsClient(wrap(dynamodb_wire(url or self.url)), random=lambda: 0.0)
+        client = AwsClient(wrap(quick_wire("dynamodb", url or self.url)), random=lambda: 0.0)
         self._stack.push_async_callback(client.close)
         leases = LeaseTable(client, self.table, lease_seconds=patience)
         changes: list[tuple[frozenset[str], frozenset[str]]] = []
@@ -163,19 +144,22 @@ def sizes(members: Iterable[Member]) -> list[int]:
     return sorted((len(member.held) for member in members), reverse=True)
 
 
-@asynccontextmanager
-async def lease_workers(url: str) -> AsyncIterator[Workers]:
-    """A table of its own on the emulator at `url`; clients are closed at the end."""
-    table = f"t{uuid.uuid4().hex[:12]}-leases"
-    definition: Mapping[str, Any] = {
+def table_definition(table: str) -> dict[str, Any]:
+    """What makes a leases table, as CreateTable takes it."""
+    return {
         "TableName": table,
         "BillingMode": "PAY_PER_REQUEST",
         "KeySchema": [{"AttributeName": "leaseKey", "KeyType": "HASH"}],
         "AttributeDefinitions": [{"AttributeName": "leaseKey", "AttributeType": "S"}],
     }
+
+
+@asynccontextmanager
+async def lease_workers(url: str) -> AsyncIterator[Workers]:
+    """A table of its own on the emulator at `url`; clients are closed at the end."""
+    table = f"t{uuid.uuid4().hex[:12]}-leases"
     async with AsyncExitStack() as stack:
-        client = AwsClient(dynamodb_wire(url))
-        stack.push_async_callback(client.close)
-        await client.call("CreateTable", definition)
+        client = await stack.enter_async_context(quick_client("dynamodb", url))
+        await client.call("CreateTable", table_definition(table))
         yield Workers(url, table, LeaseTable(client, table, lease_seconds=LEASE), stack)
         await client.call("DeleteTable", {"TableName": table})

@@ -10,6 +10,7 @@ from tests.support.edge import TRACE_ID, check_nothing_internal
 from tests.support.system import EVENT_ID
 
 CREATE, CONFIRM, CANCEL = "/v1/reservations", "/v1/reservations/confirm", "/v1/reservations/cancel"
+EXTEND = "/v1/reservations/extend"
 
 
 def new_key() -> dict[str, str]:

@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +14,7 @@ from aiobotocore.session import AioSession
 
 from reservation.aws.client import AwsClient
 from reservation.aws.session import AwsConfig, connect, session
-from reservation.domain.commands import Cancel, Confirm, Create, Wish
+from reservation.domain.commands import Cancel, Confirm, Create, Extend, Wish
 from reservation.domain.model import Event, Metadata, Money, Reservation, Seat
 from reservation.dynamodb.events import EventImport
 from reservation.dynamodb.halls import Halls
@@ -111,6 +111,20 @@ class Party:
     ) -> Recorded:
         return await self.service.cancel(Cancel(reservation_id, reason, owner, key, traceparent), soon(patience))
 
+    async def extend(
+        self,
+        reservation_id: str,
+        reason: str = "",
+        *,
+        seconds: int = 30,
+        owner: str | None = None,
+        key: str = "",
+        traceparent: str = "",
+        patience: float = 10.0,
+    ) -> Recorded:
+        command = Extend(reservation_id, seconds, reason, owner, key, traceparent)
+        return await self.service.extend(command, soon(patience))
+
     async def get(self, reservation_id: str, owner: str | None = None) -> Reservation:
         return await self.service.get(reservation_id, owner, soon())
 
@@ -146,18 +160,21 @@ class Venue:
         window: int = WINDOW_MS,
         shard: str | None = None,
         stripe: tuple[int, int] = (0, 1),
+        max_holds: int | None = None,
+        changed: Callable[[Reservation], None] = lambda reservation: None,
     ) -> Party:
         """Another process. `hold` and `window` (of idempotency keys) in milliseconds. `shard`: of every reservation.
         `stripe`: its rank among the processes that choose seats, and their number. What it learns is told to the others
-        only by `halls.flush`."""
+        only by `halls.flush`. `max_holds`: of one user at a time in one event. `changed` as DynamoReservations takes
+        it."""
         client, clock = client or self.client, clock or self.clock
         table = self.tables.inventory
         halls = Halls(client, table, now=clock.now, monotonic=clock.monotonic)
         inventory = EmbeddedInventory(
             client, table, halls=halls, stripe=lambda: stripe, now=clock.now, monotonic=clock.monotonic
         )
-        store = DynamoReservations(client, self.tables, inventory, now=clock.now, key_window=window)
-        policy = Policy(hold=hold, max_clock_skew=SKEW_MS)
+        store = DynamoReservations(client, self.tables, inventory, now=clock.now, key_window=window, changed=changed)
+        policy = Policy(hold=hold, max_clock_skew=SKEW_MS, max_holds_per_user=max_holds)
         service = Reservations(store, inventory, policy, clock, lambda key: shard or shard_by_hash(key))
         party = Party(client, clock, halls, inventory, store, service)
         self._parties.append(party)

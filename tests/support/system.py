@@ -19,7 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from reservation import app, catalog
-from reservation.api.registration import Method, service
+from reservation.api.registration import Method, Stream, service
 from reservation.api.server import Health, build
 from reservation.aws.client import AwsClient
 from reservation.aws.session import connect, session
@@ -150,7 +150,7 @@ async def selling(settings: Settings) -> AsyncIterator[System]:
 
 
 @asynccontextmanager
-async def serving_only(*methods: Method, health: Health | None = None) -> AsyncIterator[grpc.aio.Channel]:
+async def serving_only(*methods: Method | Stream, health: Health | None = None) -> AsyncIterator[grpc.aio.Channel]:
     """The server of the API with these methods of ReservationService, and no service behind it."""
     server = build([service("ReservationService", methods)], health or Health())
     port = server.add_insecure_port("127.0.0.1:0")

@@ -83,5 +83,5 @@ def reservations(draw: st.DrawFn, among: Sequence[Status] = tuple(Status)) -> Re
         reason=draw(texts) if status is Status.CANCELLED else "",
         metadata=draw(st.none() | metadata),
         slot=draw(st.none() | st.integers(0, 19)),
-        extensions=draw(st.integers(0, 100)),
+        extended_by=tuple(draw(st.lists(ids, max_size=3))),
     )

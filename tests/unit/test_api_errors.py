@@ -65,7 +65,7 @@ TABLE = [
     Row(errors.SaleNotOpen(), "SALE_NOT_OPEN", StatusCode.FAILED_PRECONDITION, 409, gateway_word="conflict"),
     Row(errors.HoldLimitReached(), "HOLD_LIMIT_REACHED", StatusCode.FAILED_PRECONDITION, 409, gateway_word="conflict"),
     Row(
-        errors.HoldExtensionDenied(),
+        errors.HoldExtensionDenied(extensions_left=2, seconds_left=40),
         "HOLD_EXTENSION_DENIED",
         StatusCode.FAILED_PRECONDITION,
         409,
@@ -223,6 +223,13 @@ def test_a_taken_seat_is_named_in_the_details() -> None:
     (info,) = _unpacked(error, error_details_pb2.ErrorInfo)
     assert dict(info.metadata) == {"seat_ids": "A-12,B-1"}
     assert _rest_error(error)["details"] == [{"seatId": "A-12"}, {"seatId": "B-1"}]
+
+
+def test_a_denied_extension_tells_what_is_left() -> None:
+    error = errors.HoldExtensionDenied(extensions_left=2, seconds_left=40)
+    (info,) = _unpacked(error, error_details_pb2.ErrorInfo)
+    assert dict(info.metadata) == {"extensions_left": "2", "seconds_left": "40"}
+    assert _rest_error(error)["details"] == [{"extensionsLeft": 2, "secondsLeft": 40}]
 
 
 def test_where_there_are_no_details_there_is_no_word_of_them() -> None:

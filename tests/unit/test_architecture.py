@@ -25,13 +25,15 @@ ARROWS = {
     "audit": "dynamodb aws domain",
     # The composition root knows everybody; nobody knows it but those who start a service.
     "app": (
-        "api background service availability inventory dynamodb eventbridge aws telemetry ports domain clock settings"
+        "api background service watches availability audience inventory dynamodb eventbridge aws telemetry ports domain"
+        " clock settings"
     ),
     # Inward: edges and loops -> use cases -> ports -> domain.
-    "api": "service availability ports domain gen edge",
+    "api": "service watches availability ports domain gen edge",
     "background": (
         "service ports domain aws eventbridge clock dynamodb.tables dynamodb.leases dynamodb.outbox dynamodb.retirement"
     ),
+    "watches": "service audience ports domain",
     "service": "ports domain flights",
     "availability": "ports domain",
     "ports": "domain",
@@ -44,6 +46,7 @@ ARROWS = {
     "telemetry": "",
     # Leaves.
     "flights": "domain",
+    "audience": "domain",
     "clock": "aws.client",
     "settings": "",
     "edge": "",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from reservation.api import validation
 from reservation.api.descriptors import PACKAGE, Undecodable, decoder, pool
+from reservation.api.pages import Pages
 from reservation.domain.errors import InvalidRequest
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from tests.unit.examples import patient
@@ -98,7 +99,7 @@ def test_an_unknown_enum_number_survives_as_a_value_of_the_enum(number: int) -> 
 @unknown_numbers
 def test_an_unknown_enum_number_is_refused_by_validation(number: int) -> None:
     with pytest.raises(InvalidRequest):
-        validation.list_(_list_by_status(number))
+        validation.list_(_list_by_status(number), Pages())
 
 
 def test_maps_and_nested_messages_are_messages_of_their_own_types() -> None:

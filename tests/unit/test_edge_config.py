@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from reservation.audience import REPEAT_SECONDS
 from reservation.edge import EdgeConfig, binary, directory, fill, local_url, render
 from tests.support.edge import REPOSITORY
 
@@ -119,6 +120,8 @@ def test_no_stream_shares_a_cluster_with_the_sale() -> None:
     }
     assert on_watch.keys() == streams
     assert {route["timeout"] for route in on_watch.values()} == {"0s"}
+    silences = {float(route["idle_timeout"].removesuffix("s")) for route in on_watch.values()}
+    assert min(silences) >= 2 * REPEAT_SECONDS, "or a watch that has nothing new to tell would be cut off"
 
 
 def test_every_rest_route_limits_its_body_and_drops_what_the_transcoder_cannot_read() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reservation.domain.commands import Cancel, Confirm, Create, Wish
+from reservation.domain.commands import Cancel, Confirm, Create, Extend, Wish
 from reservation.domain.errors import IdempotencyConflict
 from reservation.domain.idempotency import Key, Record, scoped_key, token_key
 from reservation.domain.model import Metadata
@@ -131,6 +131,7 @@ CREATE = Create(
 )
 CONFIRM = Confirm("rsv_1", payment_intent_id="pay_1", owner="user_1", idempotency_key="k1", traceparent="00-1")
 CANCEL = Cancel("rsv_1", reason="late train", owner="user_1", idempotency_key="k1", traceparent="00-1")
+EXTEND = Extend("rsv_1", seconds=30, reason="slow bank", owner="user_1", idempotency_key="k1", traceparent="00-1")
 
 MATTERS: list[tuple[Any, str, Any]] = [
     (CREATE, "event_id", "evt_2"),
@@ -141,6 +142,9 @@ MATTERS: list[tuple[Any, str, Any]] = [
     (CONFIRM, "payment_intent_id", "pay_2"),
     (CANCEL, "reservation_id", "rsv_2"),
     (CANCEL, "reason", "rain"),
+    (EXTEND, "reservation_id", "rsv_2"),
+    (EXTEND, "seconds", 31),
+    (EXTEND, "reason", "rain"),
 ]
 MATTERS_NOT: list[tuple[Any, str, Any]] = [
     (CREATE, "user_id", "user_2"),  # the scope holds it, and the key
@@ -153,6 +157,9 @@ MATTERS_NOT: list[tuple[Any, str, Any]] = [
     (CANCEL, "owner", None),
     (CANCEL, "idempotency_key", "k2"),
     (CANCEL, "traceparent", "00-2"),
+    (EXTEND, "owner", None),
+    (EXTEND, "idempotency_key", "k2"),
+    (EXTEND, "traceparent", "00-2"),
 ]
 
 
@@ -162,7 +169,7 @@ def _names(cases: list[tuple[Any, str, Any]]) -> list[str]:
 
 def test_every_field_of_every_command_either_matters_or_does_not() -> None:
     """A new field has to be decided about."""
-    known = [f"{kind.__name__}.{field.name}" for kind in (Create, Confirm, Cancel) for field in fields(kind)]
+    known = [f"{kind.__name__}.{field.name}" for kind in (Create, Confirm, Cancel, Extend) for field in fields(kind)]
     assert sorted(_names(MATTERS) + _names(MATTERS_NOT)) == sorted(known)
 
 

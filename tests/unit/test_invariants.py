@@ -16,6 +16,7 @@ from reservation.dynamodb.items import (
     outbox_to_item,
     record_to_item,
     reservation_to_item,
+    slot_key,
 )
 from tests.support.invariants import Rows, violations
 
@@ -37,7 +38,8 @@ def advanced(after: Reservation | None) -> Reservation:
     return after
 
 
-HELD, TO_SELL, TO_CANCEL, TO_EXPIRE = held("held", 1), held("sold", 2), held("cancelled", 3), held("expired", 4)
+HELD = replace(held("held", 1), slot=1)
+TO_SELL, TO_CANCEL, TO_EXPIRE = held("sold", 2), held("cancelled", 3), held("expired", 4)
 SOLD = advanced(model.confirm(TO_SELL, payment_intent_id="pay", now=NOW, op_id="op_confirm"))
 CANCELLED = advanced(model.cancel(TO_CANCEL, reason="", now=NOW, op_id="op_cancel"))
 EXPIRED = advanced(model.expire(TO_EXPIRE, now=DEADLINE, op_id="op_expire"))
@@ -50,6 +52,12 @@ def seat_of(number: int, **state: Item) -> Item:
 HELD_SEAT = {"status": {"S": "HELD"}, "holder": {"S": HELD.id}, "holderKey": {"S": ""}}
 HELD_SEAT |= {"holdExpiresAt": {"N": str(DEADLINE)}}
 
+
+def slot_of(number: int, **state: Item) -> Item:
+    """A slot of the one user there is, as it is while HELD has it."""
+    return slot_key("evt", "user", number) | HELD_SEAT | state
+
+
 RIGHT = Rows(
     reservations=tuple(map(reservation_to_item, (HELD, SOLD, CANCELLED, EXPIRED))),
     orders=(order_to_item(SOLD),),
@@ -61,6 +69,7 @@ RIGHT = Rows(
         seat_of(2, status={"S": "SOLD"}, holder={"S": SOLD.id}),
         seat_of(3),
         seat_of(4),
+        slot_of(1),
     ),
 )
 
@@ -68,6 +77,11 @@ RIGHT = Rows(
 def with_seat(number: int, **state: Item) -> Rows:
     changed = seat_of(number, **state)
     return replace(RIGHT, inventory=(*(it for it in RIGHT.inventory if it["pk"] != changed["pk"]), changed))
+
+
+def with_slots(*slots: Item) -> Rows:
+    """With these instead of those that are there."""
+    return replace(RIGHT, inventory=(*(it for it in RIGHT.inventory if it["pk"] != slot_of(1)["pk"]), *slots))
 
 
 def with_reservation(before: Reservation, **changes: Any) -> Rows:
@@ -95,6 +109,15 @@ DAMAGE: dict[str, tuple[Callable[[], Rows], str]] = {
     "a sold seat with a deadline": (
         lambda: with_seat(2, status={"S": "SOLD"}, holder={"S": SOLD.id}, holdExpiresAt={"N": "1"}),
         "is sold and has",
+    ),
+    "a slot of nobody": (lambda: with_slots(slot_of(1), slot_of(0, holder={"S": "rsv_x"})), "which is no hold"),
+    "a slot of a sold one": (lambda: with_slots(slot_of(1), slot_of(0, holder={"S": SOLD.id})), "which is no hold"),
+    "a slot its holder does not name": (lambda: with_slots(slot_of(1), slot_of(0)), "does not name it"),
+    "a slot with another deadline": (lambda: with_slots(slot_of(1, holdExpiresAt={"N": "1"})), "is held until 1"),
+    "a live hold without its slot": (with_slots, f"{HELD.id} is HOLD without its slot 1"),
+    "a live hold whose slot is another's": (
+        lambda: with_slots(slot_of(1, holder={"S": "rsv_x"})),
+        f"{HELD.id} is HOLD without its slot 1",
     ),
     "a live hold without its seat": (lambda: with_seat(1), f"{HELD.id} is HOLD without"),
     "a sold reservation without its seat": (lambda: with_seat(2), f"{SOLD.id} is CONFIRMED without"),
@@ -172,7 +195,7 @@ def test_damage_is_seen(damage: str) -> None:
     assert any(words in violation for violation in found), found
 
 
-def test_only_a_hold_that_has_ended_may_have_lost_its_seat() -> None:
-    taken_over = with_seat(1)
+@pytest.mark.parametrize("taken_over", [with_seat(1), with_slots()], ids=["seat", "slot"])
+def test_only_a_hold_that_has_ended_may_have_lost_its_seat_or_slot(taken_over: Rows) -> None:
     assert violations(taken_over, now=DEADLINE) == []
     assert violations(taken_over, now=DEADLINE - 1) != []

@@ -36,7 +36,7 @@ def test_a_record_is_read_as_it_was_written(answer: Reservation, key: str, print
     assert record.op_id == answer.op_id
     assert record.expires_at == second * 1000
     assert record.answer == replace(
-        answer, shard="", reservation_token="", reason="", metadata=None, slot=None, extensions=0
+        answer, shard="", reservation_token="", reason="", metadata=None, slot=None, extended_by=()
     )
 
 
@@ -79,6 +79,30 @@ def test_a_held_seats_item_tells_its_holder() -> None:
 def test_a_seat_can_be_taken_if_free_or_past_its_hold(status: SeatStatus, now: int, takeable: bool) -> None:
     state = SeatState(status, HOLD.seats[0].price, "rsv_0194", hold_expires_at=NEW_YEAR)
     assert state.takeable(now) is takeable
+
+
+@patient
+@given(*[st.tuples(ids, texts, st.integers(0, 19))] * 2)
+def test_no_two_slots_share_a_key_and_none_is_a_seats_or_an_events(
+    one: tuple[str, str, int], other: tuple[str, str, int]
+) -> None:
+    """Users' ids may contain anything."""
+    keys = [items.slot_key(*each)["pk"]["S"] for each in (one, other)]
+    assert (keys[0] == keys[1]) == (one == other)
+    assert all(map(items.is_slot_key, keys))
+    assert not items.is_slot_key(items.event_key(one[0])["pk"]["S"])
+
+
+@pytest.mark.parametrize(("user", "number"), [("a#1", 0), ("a", 10), ("a#", 1), ("", 0), ("#slot#a#1", 0)])
+def test_a_users_id_cannot_make_another_users_slot(user: str, number: int) -> None:
+    assert items.slot_key("evt", user, number) == {"pk": {"S": f"evt##slot#{user}#{number}"}}
+    assert items.slot_key("evt", user, number) != items.slot_key("evt", "a", 1)
+
+
+@patient
+@given(ids, ids)
+def test_a_seats_key_is_no_slots(event_id: str, seat_id: str) -> None:
+    assert not items.is_slot_key(items.seat_key(event_id, seat_id)["pk"]["S"])
 
 
 @pytest.mark.parametrize("status", Status)

@@ -12,7 +12,7 @@ from reservation.aws.errors import AwsError, Throttled, TransportError
 from reservation.dynamodb.leases import Shard
 from reservation.dynamodb.retirement import LASTING_SHARD
 from tests.support.conflict_proxy import ConflictProxy
-from tests.support.faults import HoldReply, LoseReply, LoseRequest, Request, Throttle
+from tests.support.faults import HoldReply, LoseReply, LoseRequest, RejectBefore, Request, Throttle
 from tests.support.lease_workers import LEASE, Member, Workers, lease_workers, sizes
 
 TICK = LEASE / 3
@@ -352,6 +352,20 @@ class TestFitness:
         calls = unfit.calls
         await workers.live(3 * LEASE, unfit)
         assert unfit.calls == calls
+
+    async def test_a_hand_over_that_fails_is_made_up_for(self, workers: Workers, proxy: ConflictProxy) -> None:
+        fit = True
+        unfit = workers.add("a", url=proxy.url, fit=lambda: fit)
+        await unfit.leader.enroll()
+        await workers.tick(unfit)
+        fit = False
+        proxy.script(a_give_back, RejectBefore("AccessDeniedException"))
+        with pytest.raises(AwsError):
+            await unfit.leader.tick()
+        assert unfit.held == []
+        await workers.tick(unfit)
+        assert set((await workers.owners()).values()) == {""}
+        assert (await workers.roll()).workers == ()
 
 
 class TestLostRepliesAndThrottles:

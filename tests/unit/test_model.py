@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from reservation.domain import model
 from reservation.domain.errors import (
+    HoldExtensionDenied,
     ReservationAlreadyCancelled,
     ReservationAlreadyConfirmed,
     ReservationError,
@@ -30,10 +31,18 @@ TIMES = {
     "after the skew": DEADLINE + SKEW + 1,
 }
 
+
+def extended(held: Reservation, now: int, **changes: Any) -> Reservation | None:
+    """After a command that would be granted."""
+    wish: dict[str, Any] = {"extension_ms": 30_000, "reason": "card declined", "now": now, "op_id": "op_9"}
+    return model.extend(held, **wish | {"max_extensions": 3, "max_total": 300_000} | changes)
+
+
 COMMANDS: dict[str, Callable[[Reservation, int], Reservation | None]] = {
     "confirm, same payment": lambda it, now: model.confirm(it, payment_intent_id="pay_1", now=now, op_id="op"),
     "confirm, other payment": lambda it, now: model.confirm(it, payment_intent_id="pay_2", now=now, op_id="op"),
     "cancel": lambda it, now: model.cancel(it, reason="changed my mind", now=now, op_id="op"),
+    "extend": extended,
     "expire": lambda it, now: model.expire(it, now=now, op_id="op"),
     "get": lambda it, now: model.as_seen(it, now=now, max_clock_skew=SKEW),
 }
@@ -54,20 +63,23 @@ class Row(NamedTuple):
     confirm_same: Outcome
     confirm_other: Outcome
     cancel: Outcome
+    extend: Outcome
     expire: Outcome
     get: Outcome
 
 
 TABLE = [
-    Row(Status.HOLD, ("before",), Status.CONFIRMED, Status.CONFIRMED, Status.CANCELLED, None, Status.HOLD),
-    Row(Status.HOLD, ("at the deadline", "at the end of the skew"), LATE, LATE, LATE, Status.EXPIRED, Status.HOLD),
-    Row(Status.HOLD, ("after the skew",), LATE, LATE, LATE, Status.EXPIRED, Status.EXPIRED),
-    Row(Status.PENDING, ANY, UNTOLD, UNTOLD, UNTOLD, None, Status.PENDING),
-    Row(Status.CONFIRMED, ANY, None, SOLD, SOLD, None, Status.CONFIRMED),
-    Row(Status.CANCELLED, ANY, BACK, BACK, None, None, Status.CANCELLED),
-    Row(Status.EXPIRED, ANY, LATE, LATE, LATE, None, Status.EXPIRED),
-    Row(Status.FAILED, ANY, LATE, LATE, LATE, None, Status.FAILED),
-    Row(Status.REFUNDED, ANY, SOLD, SOLD, SOLD, None, Status.REFUNDED),
+    Row(Status.HOLD, ("before",), Status.CONFIRMED, Status.CONFIRMED, Status.CANCELLED, Status.HOLD, None, Status.HOLD),
+    Row(
+        Status.HOLD, ("at the deadline", "at the end of the skew"), LATE, LATE, LATE, LATE, Status.EXPIRED, Status.HOLD
+    ),
+    Row(Status.HOLD, ("after the skew",), LATE, LATE, LATE, LATE, Status.EXPIRED, Status.EXPIRED),
+    Row(Status.PENDING, ANY, UNTOLD, UNTOLD, UNTOLD, UNTOLD, None, Status.PENDING),
+    Row(Status.CONFIRMED, ANY, None, SOLD, SOLD, SOLD, None, Status.CONFIRMED),
+    Row(Status.CANCELLED, ANY, BACK, BACK, None, BACK, None, Status.CANCELLED),
+    Row(Status.EXPIRED, ANY, LATE, LATE, LATE, LATE, None, Status.EXPIRED),
+    Row(Status.FAILED, ANY, LATE, LATE, LATE, LATE, None, Status.FAILED),
+    Row(Status.REFUNDED, ANY, SOLD, SOLD, SOLD, SOLD, None, Status.REFUNDED),
 ]
 
 CASES = [
@@ -103,11 +115,13 @@ def test_seeing_changes_nothing_but_the_status() -> None:
 
 @patient
 @given(now=st.integers(DEADLINE - 3 * SKEW, DEADLINE + 3 * SKEW), apart=st.integers(-SKEW, SKEW))
-def test_who_was_told_expired_is_never_proven_wrong_by_a_confirm(now: int, apart: int) -> None:
-    """Two processes whose clocks differ by no more than the allowed skew never contradict each other."""
+def test_who_was_told_expired_is_never_proven_wrong(now: int, apart: int) -> None:
+    """Neither by a confirm nor by an extension: two processes whose clocks differ by no more than the allowed skew
+    never contradict each other."""
     if model.as_seen(HOLD, now=now, max_clock_skew=SKEW).status is Status.EXPIRED:
-        with pytest.raises(ReservationExpired):
-            model.confirm(HOLD, payment_intent_id="pay_1", now=now + apart, op_id="op")
+        for command in (COMMANDS["confirm, same payment"], extended):
+            with pytest.raises(ReservationExpired):
+                command(HOLD, now + apart)
 
 
 def _confirm(held: Reservation, now: int) -> Reservation | None:
@@ -118,11 +132,15 @@ def _cancel(held: Reservation, now: int) -> Reservation | None:
     return model.cancel(replace(held, hold_expires_at=now + 1), reason="late train", now=now, op_id="op_9")
 
 
+def _extend(held: Reservation, now: int) -> Reservation | None:
+    return extended(replace(held, hold_expires_at=now + 1, created_at=now), now, max_extensions=99)
+
+
 def _expire(held: Reservation, now: int) -> Reservation | None:
     return model.expire(replace(held, hold_expires_at=now), now=now, op_id="op_9")
 
 
-every_change = pytest.mark.parametrize("command", [_confirm, _cancel, _expire])
+every_change = pytest.mark.parametrize("command", [_confirm, _cancel, _extend, _expire])
 """Commands whose time is just right, whenever `now` is."""
 
 
@@ -146,17 +164,82 @@ def test_a_version_follows_the_one_before_whatever_the_clock_says(
 def test_a_command_changes_only_what_it_is_about(
     command: Callable[[Reservation, int], Reservation | None], held: Reservation, now: int
 ) -> None:
-    """Not the hold's end either, by which the refusal of a late payment is judged."""
+    """Not the hold's end either, by which the refusal of a late payment is judged, unless it is about that."""
     after = command(held, now)
     assert after is not None
     told: dict[Any, dict[str, Any]] = {
         _confirm: {"status": Status.CONFIRMED, "payment_intent_id": "pay_9", "order_id": order_id_of(held.id)},
         _cancel: {"status": Status.CANCELLED, "reason": "late train"},
+        _extend: {
+            "created_at": now,
+            "hold_expires_at": now + 30_001,
+            "extended_by": (*held.extended_by, "op_9"),
+            "reason": "card declined",
+        },
         _expire: {"status": Status.EXPIRED},
     }
     deadline = now if command is _expire else now + 1
     stamps: dict[str, Any] = {"updated_at": after.updated_at, "version": after.version, "op_id": after.op_id}
-    assert after == replace(held, hold_expires_at=deadline, **stamps | told[command])
+    assert after == replace(held, **{"hold_expires_at": deadline} | stamps | told[command])
+
+
+LASTED = 60_000
+"""What HOLD lasts from its creation, in milliseconds."""
+
+
+@pytest.mark.parametrize(
+    ("wish", "granted"),
+    [
+        ({"extension_ms": 1, "max_extensions": 1, "max_total": LASTED + 1}, True),
+        ({"extension_ms": 30_000, "max_extensions": 1, "max_total": LASTED + 30_000}, True),
+        ({"extension_ms": 30_001, "max_extensions": 1, "max_total": LASTED + 30_000}, False),
+        ({"extension_ms": 1, "max_extensions": 1, "max_total": LASTED}, False),
+        ({"extension_ms": 1, "max_extensions": 1, "max_total": 5_000}, False),
+        ({"extension_ms": 1, "max_extensions": 0, "max_total": 300_000}, False),
+    ],
+)
+def test_an_extension_is_granted_whole_or_not_at_all(wish: dict[str, int], granted: bool) -> None:
+    if granted:
+        after = extended(HOLD, DEADLINE - 1, **wish)
+        assert after is not None
+        assert after.hold_expires_at == DEADLINE + wish["extension_ms"]
+    else:
+        with pytest.raises(HoldExtensionDenied):
+            extended(HOLD, DEADLINE - 1, **wish)
+
+
+@pytest.mark.parametrize(
+    ("extended_by", "max_total", "left"),
+    [((), 0, (2, 0)), (("op_1",), LASTED + 29_999, (1, 29)), (("op_1", "op_2", "op_3"), LASTED + 90_000, (0, 90))],
+)
+def test_a_denied_extension_tells_what_is_left(
+    extended_by: tuple[str, ...], max_total: int, left: tuple[int, int]
+) -> None:
+    with pytest.raises(HoldExtensionDenied) as denied:
+        extended(replace(HOLD, extended_by=extended_by), DEADLINE - 1, max_extensions=2, max_total=max_total)
+    assert (denied.value.extensions_left, denied.value.seconds_left) == left
+
+
+@patient
+@given(wishes=st.lists(st.integers(1, 3_600_000)), most=st.integers(0, 9), total=st.integers(5_000, 3_600_000))
+def test_no_row_of_extensions_exceeds_the_limits_or_shortens_the_hold(wishes: list[int], most: int, total: int) -> None:
+    held = HOLD
+    for number, wish in enumerate(wishes):
+        limits = {"max_extensions": most, "max_total": total}
+        try:
+            after = extended(held, held.hold_expires_at - 1, extension_ms=wish, op_id=f"op_{number}", **limits)
+        except HoldExtensionDenied:
+            continue
+        assert after is not None
+        assert held.hold_expires_at < after.hold_expires_at <= after.created_at + total
+        held = after
+    assert len(held.extended_by) <= most
+
+
+@pytest.mark.parametrize("status", Status)
+def test_a_command_that_has_extended_a_hold_has_nothing_more_to_do(status: Status) -> None:
+    """Whatever has become of the hold since, and whoever extended it after that."""
+    assert extended(replace(in_state(status), extended_by=("op_9", "op_10")), DEADLINE) is None
 
 
 def test_the_order_id_is_derived_from_the_reservation_id_alone() -> None:

@@ -268,11 +268,14 @@ def long_rows(draw: st.DrawFn) -> Layout:
 
 
 @patient
-@given(st.data(), wishes, st.integers(2, 3).flatmap(lambda n: st.tuples(st.integers(0, n - 1), st.just(n))))
+@given(
+    st.data(),
+    st.builds(Wish, st.integers(1, 4) | st.integers(5, 14), accessible=st.booleans()),
+    st.integers(2, 3).flatmap(lambda n: st.tuples(st.integers(0, n - 1), st.just(n))),
+)
 def test_one_of_several_processes_takes_the_best_of_its_own_or_one_of_the_best_of_all(
     data: st.DataObject, wish: Wish, stripe: tuple[int, int]
 ) -> None:
-    wish = Wish(wish.quantity, accessible=wish.accessible)
     for told in history(data.draw, long_rows()):
         chosen = choose(told.hall, wish, now=told.now, stripe=stripe)
         fitting = together(told.layout[0], wish, told.free, True) or together(told.layout[0], wish, told.free, False)
@@ -285,11 +288,14 @@ def test_one_of_several_processes_takes_the_best_of_its_own_or_one_of_the_best_o
 
 
 @patient
-@given(st.data(), wishes, st.integers(1, 3).flatmap(lambda n: st.tuples(st.integers(0, n - 1), st.just(n))))
+@given(
+    st.data(),
+    st.builds(Wish, st.integers(1, 6), accessible=st.booleans()),
+    st.integers(1, 3).flatmap(lambda n: st.tuples(st.integers(0, n - 1), st.just(n))),
+)
 def test_places_come_from_own_blocks_the_lowest_first_and_then_from_any(
     data: st.DataObject, wish: Wish, stripe: tuple[int, int]
 ) -> None:
-    wish = Wish(wish.quantity, accessible=wish.accessible)
     for told in history(data.draw, layouts((GENERAL,)).map(lambda layout: layout[:1])):
         places = [(index, place) for index, block in enumerate(told.layout[0].blocks) for place in block.places]
         usable = [each for each in places if each[1].seat_id in told.free and each[1].accessible >= wish.accessible]
@@ -347,6 +353,11 @@ def test_a_split_choice_is_around_the_best_seat() -> None:
     assert choose(hall, Wish(4, allow_split=True)) == ("A0.0", "A0.4", "A1.1", "A1.3")
 
 
+def test_a_split_choice_around_an_accessible_seat_is_told_in_the_order_of_the_hall() -> None:
+    hall = Hall((section("A", ".", "a"),))
+    assert choose(hall, Wish(2, allow_split=True, accessible=True)) == ("A0.0", "A1.0")
+
+
 def test_a_hint_that_passes_frees_its_seat_with_no_other_call() -> None:
     hall = taking(Hall((section("A", ".."),)), "A0.0", until=NEW_YEAR + 5)
     hall = taking(hall, "A0.1", until=NEW_YEAR + 9)
@@ -355,10 +366,10 @@ def test_a_hint_that_passes_frees_its_seat_with_no_other_call() -> None:
 
 
 def test_the_halls_time_never_goes_back() -> None:
-    hall = taking(Hall((section("A", "."),)), "A0.0", until=NEW_YEAR + 5)
+    hall = Hall((section("A", "."),))
     assert choose(hall, Wish(1), now=NEW_YEAR + 5) == ("A0.0",)
+    taking(hall, "A0.0", until=NEW_YEAR + 5, now=NEW_YEAR + 4)
     assert choose(hall, Wish(1), now=NEW_YEAR + 4) == ("A0.0",)
-    assert list(hall.held()) == []
 
 
 @pytest.mark.parametrize(
@@ -458,6 +469,13 @@ def test_without_seats_of_its_own_a_process_takes_one_of_the_best_64_by_chance()
     chances = iter([0.0, 1 / 64, 0.5, 1 - 1e-9])
     chosen = [choose(hall, PAIR, stripe=(1, 2), prevent_orphans=False, random=lambda: next(chances)) for _ in range(4)]
     assert chosen == [best[0], best[1], best[32], best[63]]
+
+
+def test_without_places_of_its_own_a_process_takes_others_from_a_random_block_and_place_on() -> None:
+    hall = taking(Hall((section("A", "....", "..", "....", kind=GENERAL),)), "A1.0", "A1.1")
+    chances = iter([0.4, 0.5, 0.75])
+    chosen = choose(hall, Wish(6), stripe=(1, 3), random=lambda: next(chances))
+    assert chosen == ("A2.2", "A2.3", "A2.0", "A2.1", "A0.3", "A0.0")
 
 
 @pytest.mark.parametrize("rows", [3, 40])

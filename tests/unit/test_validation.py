@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from reservation.api import validation
+from reservation.api.pages import Pages
 from reservation.domain.errors import FieldViolation, InvalidRequest
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 
@@ -42,8 +43,16 @@ def cancel(**changes: Any) -> Check:
     return lambda: validation.cancel(messages.CancelReservationRequest(**{"reservation_id": "rsv_1"} | changes))
 
 
+def extend(**changes: Any) -> Check:
+    good: dict[str, Any] = {"reservation_id": "rsv_1", "extension_seconds": 30}
+    return lambda: validation.extend(messages.ExtendHoldRequest(**good | changes))
+
+
+PAGES = Pages("reservations", "user_1")
+
+
 def list_(**fields: Any) -> Check:
-    return lambda: validation.list_(messages.ListReservationsRequest(**fields))
+    return lambda: validation.list_(messages.ListReservationsRequest(**fields), PAGES)
 
 
 def key(value: str) -> Check:
@@ -107,12 +116,27 @@ BAD: list[tuple[Check, list[tuple[str, str]]]] = [
     (cancel(reason="x" * 513), [("reason", "is longer than 512 characters")]),
     (cancel(reason="a\nb"), [("reason", CONTROL)]),
     (cancel(user_id=TOO_LONG), [("user_id", OVERLONG)]),
+    (extend(reservation_id=""), [("reservation_id", REQUIRED)]),
+    (extend(user_id="\x00"), [("user_id", CONTROL)]),
+    (extend(extension_seconds=0), [("extension_seconds", "is not between 1 and 3600")]),
+    (extend(extension_seconds=-30), [("extension_seconds", "is not between 1 and 3600")]),
+    (extend(extension_seconds=3601), [("extension_seconds", "is not between 1 and 3600")]),
+    (extend(reason="x" * 513), [("reason", "is longer than 512 characters")]),
+    (extend(reason="a\nb"), [("reason", CONTROL)]),
     (list_(user_id=TOO_LONG), [("user_id", OVERLONG)]),
     (list_(event_id="\x00"), [("event_id", CONTROL)]),
     (list_(status=UNKNOWN_STATUS), [("status", "is not one of its values")]),
     (list_(status=NEGATIVE_STATUS), [("status", "is not one of its values")]),
     (list_(page_size=-1), [("page_size", "is not between 0 and 100")]),
     (list_(page_size=101), [("page_size", "is not between 0 and 100")]),
+    (list_(page_token="x"), [("page_token", "is no token of this list")]),
+    (
+        list_(page_size=101, page_token="x" * 600),
+        [
+            ("page_size", "is not between 0 and 100"),
+            ("page_token", "is no token of this list"),
+        ],
+    ),
     (key("x" * 256), [("idempotency_key", "is longer than 255 characters")]),
     (key("k\x00"), [("idempotency_key", CONTROL)]),
     (
@@ -167,8 +191,12 @@ GOOD: list[Check] = [
     confirm(reservation_id=LONG, payment_intent_id=LONG, user_id=LONG),
     cancel(),
     cancel(reason="x" * 512),
+    extend(),
+    extend(extension_seconds=1, reason="x" * 512),
+    extend(extension_seconds=3600, reservation_id=LONG, user_id=LONG),
     list_(),
     list_(user_id=LONG, event_id=LONG, page_size=100),
+    list_(page_token=PAGES.token("0194")),
     *(list_(status=status) for status in messages.ReservationStatus),
     key(""),
     key("x" * 255),

@@ -1,0 +1,165 @@
+"""Streams over a real channel: how they end, what is told of an error on the way, and what is left of a caller."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from structlog.testing import capture_logs
+
+from reservation.api import convert
+from reservation.api.call import Call
+from reservation.api.registration import Stream, StreamHandler
+from reservation.domain.errors import ServiceUnavailable
+from reservation.gen.com.traffic_tacos.reservation import v1 as messages
+from tests.support.system import PACKAGE, refusal, refusal_of, serving_only
+
+Messages = AsyncGenerator[messages.GetReservationResponse]
+
+HOLD = messages.GetReservationResponse(reservation_id="rsv_1")
+REST = (("x-envoy-original-path", "/v1/reservations/rsv_1/watch"), ("x-request-id", "trace"))
+
+
+@asynccontextmanager
+async def serving_stream(handler: StreamHandler) -> AsyncIterator[Callable[..., Any]]:
+    """A function that begins a call."""
+    stream = Stream("WatchReservation", messages.WatchReservationRequest, handler, convert.in_band)
+    async with serving_only(stream) as channel:
+        rpc = channel.unary_stream(
+            f"/{PACKAGE}.ReservationService/WatchReservation",
+            response_deserializer=messages.GetReservationResponse.FromString,
+        )
+        yield lambda **options: rpc(b"", **options)
+
+
+def ended(logged: list[Any]) -> list[str]:
+    """The codes of the calls that the access log tells of."""
+    return [entry["code"] for entry in logged if entry["event"] == "rpc"]
+
+
+async def fails_when_begun(_request: Any, _call: Call) -> Messages:
+    yield HOLD
+    raise ServiceUnavailable
+
+
+async def crashes_when_begun(_request: Any, _call: Call) -> Messages:
+    yield HOLD
+    raise RuntimeError("secret")
+
+
+async def has_nothing_to_tell(_request: Any, _call: Call) -> Messages:
+    nothing: tuple[messages.GetReservationResponse, ...] = ()
+    for message in nothing:
+        yield message
+
+
+async def tells_an_empty_message(_request: Any, _call: Call) -> Messages:
+    yield messages.GetReservationResponse()
+    yield HOLD
+
+
+@pytest.mark.parametrize(
+    ("handler", "told"),
+    [(has_nothing_to_tell, []), (tells_an_empty_message, [messages.GetReservationResponse(), HOLD])],
+)
+async def test_a_stream_ends_when_its_handler_does(handler: StreamHandler, told: list[Any]) -> None:
+    with capture_logs() as logged:
+        async with serving_stream(handler) as begin:
+            call = begin()
+            assert [message async for message in call] == told
+            assert await call.code() is grpc.StatusCode.OK
+    assert ended(logged) == ["OK"]
+
+
+@pytest.mark.parametrize(
+    ("handler", "status", "code"),
+    [
+        (fails_when_begun, grpc.StatusCode.UNAVAILABLE, "SERVICE_UNAVAILABLE"),
+        (crashes_when_begun, grpc.StatusCode.INTERNAL, "INTERNAL_ERROR"),
+    ],
+)
+async def test_an_error_on_the_way_is_a_status_and_over_rest_a_last_message_before_it(
+    handler: StreamHandler, status: grpc.StatusCode, code: str
+) -> None:
+    with capture_logs() as logged:
+        async with serving_stream(handler) as begin:
+            native, rest = begin(), begin(metadata=REST)
+            assert await native.read() == HOLD
+            refused = await refusal(native.read())
+            assert (refused.status, refused.reason) == (status, code)
+            assert await rest.read() == HOLD
+            told = (await rest.read()).reservation_id
+            assert (await refusal(rest.read())).status is status
+    assert told.startswith("error:")
+    error = json.loads(bytes.fromhex(told.removeprefix("error:")))["error"]
+    assert (error["code"], error["path"], error["traceId"]) == (code, REST[0][1], "trace")
+    assert ended(logged) == [code, code]
+    assert len([entry for entry in logged if entry["event"] == "rpc.failed"]) == (2 if code == "INTERNAL_ERROR" else 0)
+    assert "secret" not in refused.text + json.dumps(error)
+
+
+async def test_an_error_before_the_first_message_is_a_status_and_nothing_else() -> None:
+    async def fails(_request: Any, _call: Call) -> Messages:
+        raise ServiceUnavailable
+        yield HOLD
+
+    async with serving_stream(fails) as begin:
+        for metadata in ((), REST):
+            refused = await refusal(begin(metadata=metadata).read())
+            assert refused.status is grpc.StatusCode.UNAVAILABLE
+        assert "x-error-body" in refused.trailing
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["while it waits", "while it tells"])
+async def test_the_handler_of_a_caller_that_leaves_is_closed_at_once_and_nothing_has_failed(busy: bool) -> None:
+    under_way = 0
+    closed = asyncio.Event()
+
+    async def endless(_request: Any, _call: Call) -> Messages:
+        nonlocal under_way
+        under_way += 1
+        try:
+            yield HOLD
+            while busy:
+                yield HOLD
+            await asyncio.Event().wait()
+        finally:
+            under_way -= 1
+            if not under_way:
+                closed.set()
+
+    with capture_logs() as logged:
+        async with serving_stream(endless) as begin:
+            calls = [begin() for _ in range(20)]
+            for call in calls:
+                assert await call.read() == HOLD
+            assert under_way == 20
+            for call in calls:
+                call.cancel()
+            async with asyncio.timeout(30):
+                await closed.wait()
+    assert ended(logged) == ["CANCELLED"] * 20
+    assert [entry for entry in logged if entry["log_level"] == "error"] == []
+
+
+async def test_a_callers_deadline_ends_its_stream_and_closes_the_handler() -> None:
+    closed = asyncio.Event()
+
+    async def endless(_request: Any, _call: Call) -> Messages:
+        try:
+            yield HOLD
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    async with serving_stream(endless) as begin:
+        call = begin(timeout=1)
+        assert await call.read() == HOLD
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await call.read()
+        assert refusal_of(ended.value).status is grpc.StatusCode.DEADLINE_EXCEEDED
+        async with asyncio.timeout(30):
+            await closed.wait()
