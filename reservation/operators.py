@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 
@@ -22,6 +22,8 @@ from reservation.dynamodb.leases import NOBODY, LeaseTable
 from reservation.dynamodb.outbox import Outbox
 from reservation.dynamodb.retirement import LASTING_SHARD, NotRetirable, is_empty, retire
 from reservation.settings import Settings
+
+_MoveSeat = Callable[[SeatBlocks, str, str], Awaitable[bool]]
 
 # "#" parts a shard's rows from its dead letters, and nothing can be written under an empty name.
 _SHARD_NAME = re.compile(r"[0-9A-Za-z_-]{1,64}")
@@ -105,18 +107,22 @@ class Operators:
         return True
 
     async def block_seats(self, event_id: str, seat_ids: Sequence[str]) -> bool:
-        blocks = SeatBlocks(self._client, self._tables.inventory)
-        return self._told([(seat_id, await blocks.block(event_id, seat_id)) for seat_id in seat_ids], "blocked")
+        return await self._move_seats(SeatBlocks.block, event_id, seat_ids, "blocked")
 
     async def unblock_seats(self, event_id: str, seat_ids: Sequence[str]) -> bool:
-        blocks = SeatBlocks(self._client, self._tables.inventory)
-        return self._told([(seat_id, await blocks.unblock(event_id, seat_id)) for seat_id in seat_ids], "unblocked")
+        return await self._move_seats(SeatBlocks.unblock, event_id, seat_ids, "unblocked")
 
-    def _told(self, ends: Sequence[tuple[str, bool]], done: str) -> bool:
-        refused = [seat_id for seat_id, ok in ends if not ok]
-        self._out.print(f"{len(ends) - len(refused)} {done}")
+    async def _move_seats(self, move: _MoveSeat, event_id: str, seat_ids: Sequence[str], done: str) -> bool:
+        # The first answer also brings DynamoDB's time, by which holds end.
+        if await find_event(self._client, self._tables.inventory, event_id) is None:
+            self._out.print("no such event")
+            return False
+        blocks = SeatBlocks(self._client, self._tables.inventory, now=self._now)
+        refused = [seat_id for seat_id in seat_ids if not await move(blocks, event_id, seat_id)]
+        self._out.print(f"{len(seat_ids) - len(refused)} {done}")
         if refused:
-            self._out.print(f"held, sold or unknown, and left as they are: {', '.join(refused)}", soft_wrap=True)
+            told = f"held, sold or unknown, and left as they are: {', '.join(refused)}"
+            self._out.print(told, markup=False, soft_wrap=True)
         return not refused
 
     # Leases and shards
@@ -204,7 +210,8 @@ class Operators:
     def _graces(self) -> Graces:
         """Until the shards of a process that died are another's, nothing of them is punctual."""
         take_over = int(2000 * self._settings.lease_seconds)
-        return Graces(expiry=5_000 + take_over, outbox=30_000 + take_over)
+        longest_hold = 1000 * max(self._settings.hold_seconds, self._settings.hold_total_seconds_max)
+        return Graces(expiry=5_000 + take_over, outbox=30_000 + take_over, hint=longest_hold)
 
     @asynccontextmanager
     async def _receiver(self, queue_url: str | None) -> AsyncIterator[EventQueue | None]:

@@ -65,7 +65,8 @@ class EventImport:
         """`progress` is told of the number of seats that were dealt with since it was told last. `keep_settings`: of an
         event that is there already only the name changes, and that only to one that is not empty.
 
-        Raises ServiceUnavailable, UpstreamTimeout: run it again.
+        Raises ServiceUnavailable, UpstreamTimeout: run it again; InvalidRequest, if the seats do not go with those that
+        are there (see layout.merged): nothing was written.
         """
         imported = Imported()
         batches = _batches(await self._lay_out(event.id, seats))
@@ -135,7 +136,7 @@ class EventImport:
         if not seat.accessible:
             change += " REMOVE accessible"
         values = {f":{name}": wanted[name] for name in names}
-        values |= _nobodys_values()
+        values |= _nobodys_values(time.time_ns() // 1_000_000)
         if await _update_seat(self._client, self._table, event_id, seat.id, change, _NOBODYS_IF, values):
             imported.changed += 1
         else:
@@ -143,12 +144,15 @@ class EventImport:
 
 
 class SeatBlocks:
-    """Takes seats off sale and puts them back. Every method raises ServiceUnavailable and AwsError."""
+    """Takes seats off sale and puts them back. Every method raises ServiceUnavailable and AwsError.
 
-    def __init__(self, client: AwsClient, inventory_table: str) -> None:
+    `now` gives milliseconds since the epoch. It decides which holds have ended, so it must be right."""
+
+    def __init__(self, client: AwsClient, inventory_table: str, *, now: Callable[[], int]) -> None:
         self._client = client
         self._table = inventory_table
         self._hints = HintTable(client, inventory_table)
+        self._now = now
 
     async def block(self, event_id: str, seat_id: str) -> bool:
         """False: there is no such seat, or somebody holds or owns it; nothing was changed."""
@@ -162,20 +166,20 @@ class SeatBlocks:
 
     async def _move(self, event_id: str, seat_id: str, change: str, taken_until: int) -> bool:
         # Blocked seats may be blocked again, and free ones freed: a try whose reply was lost is no refusal.
-        values = _nobodys_values()
+        values = _nobodys_values(self._now())
         item = await _update_seat(self._client, self._table, event_id, seat_id, change, _NOBODYS_IF, values)
         if item is not None and (spot := seat_from_item(item).spot) is not None:
             await self._hints.write(event_id, spot.block, {spot.position: taken_until})
         return item is not None
 
 
-def _nobodys_values() -> Item:
-    """What _NOBODYS_IF names, as of now."""
+def _nobodys_values(now: int) -> Item:
+    """What _NOBODYS_IF names."""
     return {
         ":available": {"S": SeatStatus.AVAILABLE.value},
         ":blocked": {"S": SeatStatus.BLOCKED.value},
         ":held": {"S": SeatStatus.HELD.value},
-        ":now": {"N": str(time.time_ns() // 1_000_000)},
+        ":now": {"N": str(now)},
     }
 
 

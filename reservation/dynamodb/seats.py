@@ -145,6 +145,8 @@ class EmbeddedInventory:
         keys = [seat_key(event_id, seat_id) for seat_id in seat_ids]
         items = await batch_get(self._client, {self._table: keys}, until)
         states = {item["id"]["S"]: seat_state_from_item(item) for item in items}
+        if missing := [i for i, seat_id in enumerate(seat_ids) if seat_id not in states]:
+            raise unknown_seats(seat_ids, missing)  # the layout has them already: an import is under way
         now = self._now()
         return [
             (seat, SeatStatus.AVAILABLE if states[seat.id].takeable(now) else states[seat.id].status) for seat in seats

@@ -8,8 +8,11 @@ import pytest
 
 from reservation.audit import Audit, Finding, Told
 from reservation.domain.model import Reservation
-from reservation.dynamodb.items import Item, reservation_to_item, slot_key
-from tests.support.store import HOLD_MS, Party, Venue
+from reservation.domain.seating import BLOCKED, FREE, SOLD
+from reservation.dynamodb.events import SeatBlocks
+from reservation.dynamodb.hints import HintTable
+from reservation.dynamodb.items import Item, hints_key, reservation_to_item, seat_from_item, slot_key
+from tests.support.store import EVENT, HOLD_MS, NOW, Party, Venue
 
 Break = Callable[[Venue, Reservation], Awaitable[None]]
 
@@ -136,6 +139,10 @@ async def _event_without_a_time(venue: Venue, held: Reservation) -> None:
     await venue.put(venue.tables.outbox, {"shard": {"S": "0001"}, "seq": {"S": "nonsense"}})
 
 
+async def _hints_that_cannot_be_read(venue: Venue, held: Reservation) -> None:
+    await venue.put(venue.tables.inventory, hints_key(EVENT.id, 7) | {"p1": {"S": "soon"}})
+
+
 async def _sale_without_order(venue: Venue, held: Reservation) -> None:
     (order,) = (await venue.rows()).orders
     key = {name: order[name] for name in ("orderId", "reservationId")}
@@ -160,6 +167,7 @@ async def _sale_without_order(venue: Venue, held: Reservation) -> None:
         (_sale_without_order, {"sale-without-order"}),
         (_reservation_that_cannot_be_read, {"unreadable"}),
         (_seat_that_cannot_be_read, {"unreadable"}),
+        (_hints_that_cannot_be_read, {"unreadable"}),
         (_event_that_cannot_be_read, {"unreadable"}),
         (_event_without_a_time, {"unreadable"}),
     ],
@@ -189,6 +197,58 @@ async def test_an_event_that_waits_too_long_is_found_and_a_dead_letter_is_not(ve
     assert {(finding.kind, finding.subject) for finding in await broken_of(venue)} == {
         ("event-stuck", f"{confirmed['shard']['S']}/{confirmed['seq']['S']}")
     }
+
+
+# Hints
+
+LONGEST_HOLD = 300_000
+
+
+async def hint(venue: Venue, seat_id: str, taken_until: int) -> Item:
+    """Writes one, and returns the seat."""
+    item = await venue.seat(seat_id)
+    spot = seat_from_item(item).spot
+    assert spot is not None
+    await HintTable(venue.client, venue.tables.inventory).write(EVENT.id, spot.block, {spot.position: taken_until})
+    return item
+
+
+async def test_a_hint_that_hides_a_free_seat_for_longer_than_any_hold_is_found(venue: Venue) -> None:
+    await a_sale(venue.party())
+    await hint(venue, "A-4", SOLD)
+    await hint(venue, "A-5", BLOCKED)
+    await hint(venue, "A-6", NOW + LONGEST_HOLD + 1)
+    await hint(venue, "A-7", NOW + LONGEST_HOLD)
+    hidden = [("free-seat-hidden", f"{EVENT.id}#{seat_id}") for seat_id in ("A-4", "A-5", "A-6")]
+    assert [(finding.kind, finding.subject) for finding in await broken_of(venue)] == hidden
+    venue.clock.advance(1)
+    assert [(finding.kind, finding.subject) for finding in await broken_of(venue)] == hidden[:2]
+
+
+async def test_a_hint_of_a_seat_that_somebody_has_hides_nothing(venue: Venue) -> None:
+    await a_sale(venue.party())
+    for seat_id in ("A-1", "A-2"):
+        await hint(venue, seat_id, SOLD)
+    assert await SeatBlocks(venue.client, venue.tables.inventory, now=venue.clock.now).block(EVENT.id, "A-4")
+    assert await broken_of(venue) == []
+
+
+async def test_a_past_hold_that_looks_sold_is_hidden_too(venue: Venue) -> None:
+    await a_sale(venue.party())
+    await _empty_outbox(venue)
+    await hint(venue, "A-1", SOLD)
+    venue.clock.advance(HOLD_MS)
+    assert [finding.kind for finding in await broken_of(venue)] == ["free-seat-hidden"]
+
+
+async def test_a_hint_that_heals_while_the_audit_looks_on_is_not_reported(venue: Venue) -> None:
+    await a_sale(venue.party())
+    await hint(venue, "A-4", SOLD)
+
+    async def heal() -> None:
+        await hint(venue, "A-4", FREE)
+
+    assert (await audit_of(venue, heal).run())[1] == []
 
 
 async def test_a_suspect_that_is_put_right_meanwhile_is_not_reported(venue: Venue) -> None:

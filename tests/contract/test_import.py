@@ -5,17 +5,20 @@ from dataclasses import replace
 
 import pytest
 
-from reservation.domain.errors import EventNotFound
-from reservation.domain.model import Event, Money, Seat
-from reservation.dynamodb.events import EventImport, Imported
-from reservation.dynamodb.items import Item, seat_state_from_item
+from reservation.domain.errors import EventNotFound, InvalidRequest
+from reservation.domain.layout import seats_of
+from reservation.domain.model import Event, Money, Seat, Spot
+from reservation.dynamodb.events import EventImport, Imported, SeatBlocks, find_event
+from reservation.dynamodb.items import Item, seat_from_item, seat_state_from_item
+from reservation.dynamodb.layouts import Layouts
 from tests.support.faults import Hold, LoseReply, Request, Throttle
 from tests.support.invariants import violations
-from tests.support.store import PRICE, SettableClock, Venue
+from tests.support.store import PRICE, SettableClock, Venue, soon
 
 HALL = Event("evt_hall", "Hall", hold_seconds=30)
 SEATS = [Seat(f"{row}-{number}", "Hall", row, str(number), PRICE) for row in "ABCDEFGHIJ" for number in range(1, 101)]
-DEARER = Money(150_000, "KRW")
+PIT = [Seat(f"Pit-{number}", "Pit", "", "", PRICE) for number in range(1, 251)]
+DEARER, EUR = Money(150_000, "KRW"), Money(100, "EUR")
 
 
 def transaction(request: Request) -> bool:
@@ -136,6 +139,91 @@ async def test_a_new_price_reaches_free_seats_and_no_others(venue: Venue) -> Non
     assert seat_state_from_item(after["A-1"]).holder == held.id
     assert (await party.confirm(held.id)).reservation.total == PRICE
     assert violations(await venue.rows()) == []
+
+
+async def test_a_new_price_and_accessibility_reach_blocked_seats_too(venue: Venue) -> None:
+    await run(venue, SEATS[:2])
+    assert await SeatBlocks(venue.client, venue.tables.inventory, now=venue.clock.now).block(HALL.id, "A-1")
+    file = [replace(seat, price=DEARER, accessible=True) for seat in SEATS[:2]]
+    assert await run(venue, file) == Imported(changed=2)
+    seats = await brought_in(venue)
+    assert [seats[id_]["status"]["S"] for id_ in ("A-1", "A-2")] == ["BLOCKED", "AVAILABLE"]
+    assert {(seat["amount"]["N"], seat["accessible"]["BOOL"]) for seat in seats.values()} == {("150000", True)}
+    assert await run(venue, SEATS[:2]) == Imported(changed=2)
+    assert all("accessible" not in seat for seat in (await brought_in(venue)).values())
+    await agree(venue)
+
+
+async def test_more_places_of_general_admission_join_those_that_are_there(venue: Venue) -> None:
+    await run(venue, PIT[:130])
+    sold = (await venue.party().create("Pit-130", event=HALL.id)).reservation
+    assert await run(venue, PIT) == Imported(added=120, unchanged=130)
+    assert len(await brought_in(venue)) == 250
+    made = (await venue.party().create("Pit-131", "Pit-250", event=HALL.id)).reservation
+    assert [seat.spot for seat in (*sold.seats, *made.seats)] == [Spot(1, 29), Spot(1, 30), Spot(2, 49)]
+    await agree(venue)
+
+
+async def test_a_seat_is_found_in_the_layout_where_its_item_says_it_is(venue: Venue) -> None:
+    await run(venue, [*SEATS[:150], *PIT[:120]])
+    await run(venue, [*PIT[60:180], *SEATS[300:320], *reversed(SEATS[:120]), replace(SEATS[120], accessible=True)])
+    await agree(venue)
+
+
+@pytest.mark.parametrize(
+    "second", [[replace(PIT[0], id="x", row="A", number="1")], [replace(PIT[0], id="x", price=EUR)]]
+)
+async def test_what_does_not_go_with_the_seats_that_are_there_is_refused_before_anything_is_written(
+    venue: Venue, second: list[Seat]
+) -> None:
+    await run(venue, PIT[:2])
+    before = await venue.rows()
+    with pytest.raises(InvalidRequest):
+        await run(venue, second)
+    assert await venue.rows() == before
+
+
+async def test_an_import_that_does_not_speak_of_settings_leaves_them_as_they_are(venue: Venue) -> None:
+    importing = EventImport(venue.client, venue.tables.inventory)
+    everything = Event("evt_set", "Set", 90, 4, 2, False, 1_000, 2_000)
+    await importing.run(everything, SEATS[:1], lambda _: None)
+    found = []
+    for name in ("", "New name"):
+        await importing.run(Event("evt_set", name), SEATS[:2], lambda _: None, keep_settings=True)
+        found.append(await find_event(venue.client, venue.tables.inventory, "evt_set"))
+    assert found == [everything, replace(everything, name="New name")]
+    await importing.run(Event("evt_set", "Bare"), SEATS[:1], lambda _: None)
+    assert await find_event(venue.client, venue.tables.inventory, "evt_set") == Event("evt_set", "Bare")
+    await importing.run(Event("evt_new", "New"), SEATS[:1], lambda _: None, keep_settings=True)
+    assert await find_event(venue.client, venue.tables.inventory, "evt_new") == Event("evt_new", "New")
+
+
+async def test_a_seat_that_is_laid_out_and_not_there_yet_is_unknown_and_not_a_fault(venue: Venue) -> None:
+    """A second import has written its layout and none of its seats when the process loads the hall."""
+    await run(venue, SEATS[:2])
+    async with venue.behind() as (proxy, _):
+        seats = Hold()
+        proxy.script(transaction, seats)
+        importing = asyncio.create_task(run(venue, SEATS[:4], proxy.url))
+        await seats.reached.wait()
+        party = venue.party()
+        await party.halls.hall(HALL.id, soon())
+        for ask in (party.inventory.look(HALL.id, ["A-1", "A-3"], soon()), party.create("A-1", "A-3", event=HALL.id)):
+            with pytest.raises(InvalidRequest, match=r"seat_ids\[1\] is not a seat of this event"):
+                await ask
+        seats.event.set()
+        await importing
+    assert [seat.id for seat, _ in await party.inventory.look(HALL.id, ["A-1", "A-3"], soon())] == ["A-1", "A-3"]
+    assert (await party.create("A-1", "A-3", event=HALL.id)).reservation.seat_ids == ("A-1", "A-3")
+
+
+async def agree(venue: Venue) -> None:
+    """Every seat's item says the same of it as the layout does, and there is no other."""
+    layout = await Layouts(venue.client, venue.tables.inventory).load(HALL.id, soon())
+    items = (await brought_in(venue)).values()
+    assert {seat.id: seat for seat in map(seat_from_item, items)} == {
+        seat.id: seat for seat in seats_of(layout.sections)
+    }
 
 
 async def test_a_past_hold_is_as_good_as_free(venue: Venue) -> None:

@@ -83,9 +83,9 @@ def _wrong_seats(rows: Rows) -> Iterator[str]:
     for pk, item in rows.seats.items():
         state = seat_state_from_item(item)
         taken_by = {"holder", "holderKey", "holdExpiresAt"} & set(item)
-        if state.status is SeatStatus.AVAILABLE:
+        if state.status in (SeatStatus.AVAILABLE, SeatStatus.BLOCKED):
             if taken_by:
-                yield f"seat {pk} is free and has {sorted(taken_by)}"
+                yield f"seat {pk} is nobody's and has {sorted(taken_by)}"
             continue
         holder = reservations.get(state.holder)
         if holder is None:

@@ -106,7 +106,7 @@ def without_event(reservation: Reservation) -> Rows:
 
 
 DAMAGE: dict[str, tuple[Callable[[], Rows], str]] = {
-    "a free seat with a holder": (lambda: with_seat(3, holder={"S": HELD.id}), "is free and has ['holder']"),
+    "a free seat with a holder": (lambda: with_seat(3, holder={"S": HELD.id}), "is nobody's and has ['holder']"),
     "a seat held for nobody": (lambda: with_seat(3, **HELD_SEAT | {"holder": {"S": "rsv_x"}}), "does not exist"),
     "a seat its holder does not name": (lambda: with_seat(3, **HELD_SEAT), "does not name it"),
     "a seat of a cancelled one": (lambda: with_seat(3, **HELD_SEAT | {"holder": {"S": CANCELLED.id}}), "CANCELLED"),
