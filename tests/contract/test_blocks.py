@@ -2,9 +2,8 @@
 
 import pytest
 
-from reservation.domain.commands import Wish
 from reservation.domain.errors import SeatUnavailable
-from reservation.domain.model import SeatStatus, Status
+from reservation.domain.model import SeatStatus, Status, Wish
 from reservation.dynamodb.events import SeatBlocks
 from reservation.dynamodb.items import seat_state_from_item
 from tests.support.faults import LoseReply, Request
