@@ -8,7 +8,7 @@ from reservation.dynamodb.events import SeatBlocks
 from reservation.dynamodb.items import seat_state_from_item
 from tests.support.faults import LoseReply, Request
 from tests.support.invariants import violations
-from tests.support.store import EVENT, HOLD_MS, SEATS, Party, SettableClock, Venue, soon
+from tests.support.store import EVENT, HOLD_MS, SEATS, Party, SettableClock, Venue, in_the_last_moment, soon
 
 AVAILABLE, BLOCKED = SeatStatus.AVAILABLE, SeatStatus.BLOCKED
 
@@ -66,7 +66,7 @@ async def test_a_seat_that_is_held_or_sold_is_neither_blocked_nor_freed(venue: V
         assert not await blocks(venue).block(EVENT.id, seat_id)
         assert not await blocks(venue).unblock(EVENT.id, seat_id)
     assert (await venue.rows()).seats == before
-    assert (await party.confirm(held.id)).reservation.status is Status.CONFIRMED
+    assert (await in_the_last_moment(lambda: party.confirm(held.id))).reservation.status is Status.CONFIRMED
 
 
 async def test_a_hold_that_has_passed_may_be_blocked_and_its_expiry_leaves_that_be(venue: Venue) -> None:
