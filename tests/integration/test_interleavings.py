@@ -423,3 +423,16 @@ class TestStoredAnswers:
         assert again.replayed
         assert answer(again) == answer(first)
         assert again.reservation.total == Money(240_000, "KRW")
+
+
+async def test_a_hold_for_another_service_is_not_refused_because_of_its_own_equal(stage: Stage) -> None:
+    """It looked for its equal before that had landed; then another customer was told here that the seat is taken."""
+    lookup = HoldReply()
+    stage.proxy.script(lambda request: request.operation == "Query", lookup)
+    second = asyncio.ensure_future(stage.two.reserve("rsv_9", "A-1"))
+    await lookup.reached.wait()
+    first = await stage.direct.reserve("rsv_9", "A-1")
+    with pytest.raises(SeatUnavailable):
+        await stage.two.create("A-1")
+    lookup.event.set()
+    assert await second == first

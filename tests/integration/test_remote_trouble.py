@@ -1,5 +1,6 @@
 """Sales from an inventory that is slow, down, talks garbage or lies."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -10,17 +11,21 @@ import pytest_asyncio
 
 from reservation.audit import Audit, Graces
 from reservation.domain.errors import (
+    IdempotencyConflict,
     IdempotencyInProgress,
     InventoryServiceError,
     ReservationExpired,
     SeatUnavailable,
     UpstreamTimeout,
 )
+from reservation.domain.idempotency import scoped_key
 from reservation.domain.model import Reservation, Status, order_id_of
-from reservation.dynamodb.items import reservation_from_item, seat_state_from_item
+from reservation.dynamodb.items import reservation_from_item, running_to_item, seat_state_from_item
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from reservation.inventory.breaker import CircuitOpen
+from reservation.service import CONFIRM
 from tests.support.inventory_proxy import (
+    Delay,
     InventoryProxy,
     Late,
     Trouble,
@@ -31,8 +36,9 @@ from tests.support.inventory_proxy import (
     never_answer,
     time_out,
 )
-from tests.support.remote import Sale, Seller, open_sale
+from tests.support.remote import Sale, Seller, open_sale, settled
 from tests.support.store import HOLD_MS, SKEW_MS, soon
+from tests.support.verdicts import CONFLICT, failed, script_verdict
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -209,6 +215,74 @@ class TestIntents:
         with pytest.raises(ReservationExpired):
             await sale.seller().confirm(reservation_id)
         assert (await sale.seller().get(reservation_id)).status is Status.EXPIRED
+
+    async def test_its_key_is_taken_though_there_is_no_answer_yet(self, sale: Sale, proxy: InventoryProxy) -> None:
+        await self._intent(sale, proxy, "key_taken")
+        other = (await sale.seller().create(*sale.fresh())).reservation
+        with pytest.raises(IdempotencyConflict):
+            await sale.seller().confirm(other.id, key="key_taken")
+
+    async def test_a_half_visible_try_of_ones_own_is_no_other_request(self, sale: Sale) -> None:
+        held = (await sale.seller().create(*sale.fresh())).reservation
+        content = ("reservation", held.id, "payment", "pay_1")
+        key = scoped_key(user_id=held.user_id, rpc=CONFIRM, key="key_half", content=content)
+        record = running_to_item(key, held, sale.own.clock.now() + 60_000)
+        async with sale.own.behind() as (dynamodb, client):
+            script_verdict(dynamodb, {"idempotency": failed(record), "reservations": CONFLICT})
+            sold = await sale.seller(client=client).confirm(held.id, key="key_half")
+        assert (sold.reservation.status, sold.replayed) == (Status.CONFIRMED, False)
+
+
+class TestComingBack:
+    """A process that was taken for dead, because it was slow, goes on."""
+
+    async def test_what_was_given_up_meanwhile_is_no_hold(self, sale: Sale, proxy: InventoryProxy) -> None:
+        (seat_id,) = sale.fresh()
+        slow = Delay()
+        proxy.script(RESERVE, slow)
+        creating = asyncio.create_task(sale.seller(channel=proxy.channel).create(seat_id, key="key_slow"))
+        await slow.reached.wait()
+        await sale.recover()
+        other = (await sale.seller().create(seat_id, user="bob")).reservation
+        slow.event.set()
+        with pytest.raises(InventoryServiceError):
+            await creating
+        assert other.id == (await sale.other.seat(seat_id))["holder"]["S"].removeprefix("hld_")
+
+    async def test_what_was_resumed_meanwhile_is_one_hold(self, sale: Sale, proxy: InventoryProxy) -> None:
+        (seat_id,) = sale.fresh()
+        slow = Delay()
+        proxy.script(RESERVE, slow)
+        creating = asyncio.create_task(sale.seller(channel=proxy.channel).create(seat_id, key="key_two"))
+        await slow.reached.wait()
+        sale.own.clock.advance(2_000)
+        resumed = (await sale.seller().create(seat_id, key="key_two")).reservation
+        slow.event.set()
+        assert (await creating).reservation == resumed
+
+    async def test_what_was_sold_meanwhile_is_one_sale(self, sale: Sale, proxy: InventoryProxy) -> None:
+        held = (await sale.seller().create(*sale.fresh())).reservation
+        slow = Delay()
+        proxy.script(COMMIT, slow)
+        confirming = asyncio.create_task(sale.seller(channel=proxy.channel).confirm(held.id, key="key_sale"))
+        await slow.reached.wait()
+        await sale.recover()
+        slow.event.set()
+        assert (await confirming).reservation.status is Status.CONFIRMED
+
+
+async def test_of_sales_and_cancels_at_once_one_wins_on_both_sides(sale: Sale) -> None:
+    for _ in range(5):
+        held = (await sale.seller().create(*sale.fresh())).reservation
+        sellers = [sale.seller() for _ in range(4)]
+        await settled(
+            sellers[0].confirm(held.id, key=f"key_{held.id}"),
+            sellers[1].confirm(held.id, "pay_2"),
+            sellers[2].cancel(held.id),
+            sellers[3].confirm(held.id, key=f"key_{held.id}"),
+        )
+        assert (await sale.seller().get(held.id)).status in (Status.CONFIRMED, Status.CANCELLED)
+    assert await sale.wrong() == []
 
 
 async def test_a_cancel_counts_though_its_release_has_to_wait(sale: Sale, proxy: InventoryProxy) -> None:

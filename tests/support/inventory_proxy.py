@@ -70,6 +70,20 @@ class Late:
 
 
 @dataclass(slots=True)
+class Delay:
+    """Takes effect, which sets `reached`, and is answered when a test sets `event`."""
+
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, _: bytes, pass_on: Pass, __: Any) -> bytes:
+        answered = await pass_on()
+        self.reached.set()
+        await self.event.wait()
+        return answered
+
+
+@dataclass(slots=True)
 class InventoryProxy:
     """`calls` counts what came in, by method."""
 

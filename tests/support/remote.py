@@ -12,6 +12,7 @@ import grpc
 from reservation.api.inventory import InventoryHandlers, inventory_service
 from reservation.api.server import Health, build
 from reservation.availability import Availability
+from reservation.aws.client import AwsClient
 from reservation.background.recovery import Recovery
 from reservation.domain import model
 from reservation.domain.commands import Cancel, Confirm, Create
@@ -136,6 +137,7 @@ class Sale:
     def seller(
         self,
         *,
+        client: AwsClient | None = None,
         channel: grpc.aio.Channel | None = None,
         life: Life | None = None,
         timeout: float = 5.0,
@@ -143,7 +145,7 @@ class Sale:
     ) -> Seller:
         """Another process. Its time-out is long, because the machine may be busy."""
         life, clock = life or Life(), self.own.clock
-        records = DynamoSagas(self.own.client, self.own.tables, now=clock.now, key_window=WINDOW_MS)
+        records = DynamoSagas(client or self.own.client, self.own.tables, now=clock.now, key_window=WINDOW_MS)
         inventory = RemoteInventory(channel or self.channel, Breaker(50, monotonic=time.monotonic), timeout=timeout)
         sales = RemoteSales(
             Mortal(records, life, "write"),
