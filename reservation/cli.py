@@ -11,6 +11,7 @@ import typer
 import uvloop
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, TimeRemainingColumn
 
 from reservation import app, catalog, demo, edge, local, ministack
@@ -243,7 +244,7 @@ def _operate(command: Callable[[Operators], Awaitable[bool]]) -> None:
 def _import(settings: Settings, found: Catalog) -> None:
     async def main(progress: Progress) -> Imported:
         client = await connect(app.aws_config_of(settings), "dynamodb", endpoint_url=settings.dynamodb_endpoint)
-        bar = progress.add_task(found.event.id, total=len(found.seats))
+        bar = progress.add_task(escape(found.event.id), total=len(found.seats))
         importing = EventImport(client, settings.dynamodb_table_inventory)
         try:
             return await importing.run(
@@ -259,7 +260,8 @@ def _import(settings: Settings, found: Catalog) -> None:
         done = _run(main(progress))
     _out.print(
         f"{found.event.id}: {done.added} seats added, {done.changed} changed, {done.unchanged} unchanged, "
-        f"{done.kept} kept as they are (held, sold or standing elsewhere)"
+        f"{done.kept} kept as they are (held, sold or standing elsewhere)",
+        markup=False,
     )
 
 

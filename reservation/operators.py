@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from reservation import app
@@ -97,12 +98,12 @@ class Operators:
             self._out.print("no such event")
             return False
         for name, value in _described(event):
-            self._out.print(f"{name:<22}{value}", markup=False, soft_wrap=True)
+            self._out.print(f"{name:<24}{value}", markup=False, soft_wrap=True)
         table = _table("section", "kind", "total", "available", "held", "sold", "blocked")
         hall = await read_hall(self._client, self._tables.inventory, event_id)
         for counts in hall.counts(self._now()):
             numbers = (counts.total, counts.available, counts.held, counts.sold, counts.blocked)
-            table.add_row(counts.name, counts.kind.value, *map(str, numbers))
+            table.add_row(escape(counts.name), counts.kind.value, *map(str, numbers))
         self._out.print(table)
         return True
 

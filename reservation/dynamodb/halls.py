@@ -169,8 +169,16 @@ class Halls:
         entry.hints_at, entry.read_at = sent_at, read_at
         if before is not None and entry is not before:
             entry.hall.claim(before.hall.claimed)  # not earlier: the one before still serves, and claims begin and end
+        self._remind(event_id, entry.hall)
         self._entries[event_id] = entry
         return entry
+
+    def _remind(self, event_id: str, hall: Hall) -> None:
+        """Of what was learnt and is not written yet, maybe before there was this hall."""
+        for (of_event, block), pending in self._pending.items():
+            if of_event == event_id:
+                for position, taken_until in pending.hints.items():
+                    hall.hint(Spot(block, position), taken_until, now=self._now())
 
     async def _laid_out(self, event_id: str, entry: _Entry | None, until: float) -> _Entry:
         """The entry with the current layout; the same one if that has not changed."""

@@ -109,6 +109,13 @@ async def test_what_a_process_does_shows_there_at_once_and_elsewhere_when_it_was
     assert [await shown(party, "A-1") for party in (one, two)] == [after_the_hold, after_the_hold]
 
 
+async def test_a_hall_that_is_loaded_later_knows_what_its_process_did_before(venue: Venue) -> None:
+    """That was not told yet."""
+    party = venue.party()
+    await party.create("A-1")
+    assert [await shown(party, seat_id) for seat_id in ("A-1", "A-2")] == [HELD, AVAILABLE]
+
+
 async def test_a_hold_that_has_passed_shows_its_seat_free_though_nobody_writes_that(venue: Venue) -> None:
     one, two = venue.party(), venue.party()
     held = (await one.create("A-1")).reservation

@@ -19,7 +19,17 @@ from reservation.domain.model import SeatStatus
 from reservation.settings import Settings
 from tests.support.command import Command, Ended, ended, environment_of, started
 from tests.support.rest import CREATE, body_of, wanted
-from tests.support.system import TABLES, call, create_request, dynamodb_of, make_tables, own_settings, scan, table_name
+from tests.support.system import (
+    TABLES,
+    call,
+    create_request,
+    dynamodb_of,
+    make_tables,
+    own_settings,
+    scan,
+    serving,
+    table_name,
+)
 
 GOOD_CSV = """section,row,number,price,currency
 Floor,A,1,120000,KRW
@@ -35,6 +45,25 @@ Floor,A,4,120000,KRW,A#4
 JSON = {
     "event": {"id": "evt_json", "name": "JSON", "holdSeconds": 30},
     "seats": [{"section": "Floor", "row": "A", "number": 1, "price": 120_000, "currency": "KRW"}],
+}
+EVERYTHING = {
+    "event": {
+        "id": "evt_[/all]",
+        "name": "[bold]All[/bold]",
+        "holdSeconds": 90,
+        "maxSeats": 4,
+        "maxHoldsPerUser": 2,
+        "preventOrphans": False,
+        "saleStartsAt": "2026-01-31T19:00:00+09:00",
+        "saleEndsAt": "2026-02-28T22:30:00Z",
+    },
+    "seats": [
+        *(
+            {"section": "Floor", "row": "A", "number": n, "price": 500, "currency": "KRW", "accessible": n == 4}
+            for n in range(1, 5)
+        ),
+        {"section": "Pit [/2]", "price": 100, "currency": "KRW", "capacity": 300},
+    ],
 }
 LOCAL = ("local", "--aws-port", "0", "--admin-port", "0")
 FREE_PORTS = {"SERVER_PORT": "0", "GRPC_SERVER_PORT": "0"}
@@ -246,7 +275,12 @@ async def test_a_csv_file_is_imported_once_and_free_seats_follow_its_prices(
         f"evt_csv: 0 seats added, 1 changed, 1 unchanged, {kept}",
     ]
     event, *seats = await _inventory(settings)
-    assert event == {"pk": {"S": "evt_csv#"}, "eventId": {"S": "evt_csv"}, "name": {"S": "Hall"}}
+    assert event == {
+        "pk": {"S": "evt_csv#"},
+        "eventId": {"S": "evt_csv"},
+        "name": {"S": "Hall"},
+        "preventOrphans": {"BOOL": True},
+    }
     assert [(seat["id"]["S"], seat["amount"]["N"], seat["status"]["S"]) for seat in seats] == [
         ("A-1", "120000", SeatStatus.AVAILABLE),
         ("A-2", "70000", SeatStatus.AVAILABLE),
@@ -292,6 +326,75 @@ async def test_the_demo_event_is_imported(settings: Settings, store: dict[str, s
     assert told.code == 0, told
     assert told.out_words.startswith("evt_2025_1001: 500 seats added, ")
     assert len(await _inventory(settings)) == 501
+
+
+async def test_a_json_file_with_everything_is_imported_shown_and_kept_by_a_csv_file_after_it(
+    tmp_path: Path, store: dict[str, str]
+) -> None:
+    imported = await _import(tmp_path, "hall.json", json.dumps(EVERYTHING), **store)
+    assert imported.out_words.startswith("evt_[/all]: 304 seats added, 0 changed, ")
+    shown = await ended("events", "show", "evt_[/all]", COLUMNS="200", **store)
+    assert shown.code == 0, shown
+    assert [line.split() for line in shown.out.splitlines()] == [
+        ["event", "evt_[/all]", "[bold]All[/bold]"],
+        ["hold", "90", "s"],
+        ["seats", "a", "reservation", "4"],
+        ["live", "holds", "a", "user", "2"],
+        ["single", "seats", "left", "over", "allowed"],
+        ["sale", "starts", "2026-01-31", "10:00:00+00:00"],
+        ["sale", "ends", "2026-02-28", "22:30:00+00:00"],
+        ["section", "kind", "total", "available", "held", "sold", "blocked"],
+        ["Floor", "NUMBERED", "4", "4", "0", "0", "0"],
+        ["Pit", "[/2]", "GENERAL_ADMISSION", "300", "300", "0", "0", "0"],
+    ]
+    assert (await _import(tmp_path, "more.csv", GOOD_CSV, "--event", "evt_[/all]", "--name", "New", **store)).code == 0
+    again = await ended("events", "show", "evt_[/all]", COLUMNS="200", **store)
+    assert again.out.splitlines()[1:7] == shown.out.splitlines()[1:7]
+    assert "evt_[/all] New" in again.out_words
+
+
+async def test_events_show_of_an_event_that_is_not_there_or_says_nothing_of_itself(
+    tmp_path: Path, store: dict[str, str]
+) -> None:
+    missing = await ended("events", "show", "evt_csv", **store)
+    assert (missing.code, missing.out_words) == (1, "no such event")
+    await _import(tmp_path, "hall.csv", GOOD_CSV, "--event", "evt_csv", **store)
+    told = await ended("events", "show", "evt_csv", **store)
+    assert told.out_words.startswith("event evt_csv hold as the service's settings say ")
+    assert "single seats left over avoided sale starts at once sale ends never" in told.out_words
+
+
+async def test_an_import_that_contradicts_the_seats_that_are_there_is_one_line(
+    tmp_path: Path, store: dict[str, str]
+) -> None:
+    await _import(tmp_path, "hall.json", json.dumps(EVERYTHING), **store)
+    rows = "section,row,number,price,currency\nPit [/2],Z,1,5,KRW\n"
+    told = await _import(tmp_path, "hall.csv", rows, "--event", "evt_[/all]", **store)
+    assert told.code == 1
+    assert "section Pit [/2] has seats with and without row and number" in told.err_words
+    assert "Traceback" not in told.err
+
+
+async def test_seats_are_blocked_and_put_back_on_sale(
+    tmp_path: Path, settings: Settings, store: dict[str, str]
+) -> None:
+    await _import(tmp_path, "hall.csv", GOOD_CSV, "--event", "evt_csv", **store)
+    blocked = await ended("events", "block", "evt_csv", "A-1", "A-2", **store)
+    assert (blocked.code, blocked.out_words) == (0, "2 blocked")
+    assert "Floor NUMBERED 2 0 0 0 2" in (await ended("events", "show", "evt_csv", **store)).out_words
+    freed = await ended("events", "unblock", "evt_csv", "A-1", **store)
+    assert (freed.code, freed.out_words) == (0, "1 unblocked")
+    async with serving(settings) as system:
+        await call(system.channel, create_request(["A-1"], event_id="evt_csv"))
+        taken = await ended("events", "block", "evt_csv", "A-1", "A-2", "[Z-9]", **store)
+    assert taken.code == 1
+    assert taken.out_words == "1 blocked held, sold or unknown, and left as they are: A-1, [Z-9]"
+    freed = await ended("events", "unblock", "evt_csv", "A-1", "A-2", **store)
+    assert (freed.code, "left as they are: A-1" in freed.out_words) == (1, True)
+    for command in ("block", "unblock"):
+        nowhere = await ended("events", command, "evt_nowhere", "A-1", **store)
+        assert (nowhere.code, nowhere.out_words) == (1, "no such event")
+    assert [seat["status"]["S"] for seat in (await _inventory(settings))[1:]] == ["HELD", "AVAILABLE"]
 
 
 # envoy-config
@@ -354,7 +457,7 @@ async def _import(tmp_path: Path, name: str, content: str, *options: str, **envi
 
 
 async def _inventory(settings: Settings) -> list[dict[str, Any]]:
-    """The items of the inventory table by their keys: an event's own comes before its seats."""
+    """Events and seats by their keys: an event comes before its seats."""
     async with dynamodb_of(settings) as dynamodb:
         items = await scan(dynamodb, settings.dynamodb_table_inventory)
-    return sorted(items, key=lambda item: str(item["pk"]["S"]))
+    return sorted((item for item in items if "##" not in item["pk"]["S"]), key=lambda item: str(item["pk"]["S"]))
