@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -114,13 +114,18 @@ def disagreements(own: Rows, other: Rows, *, now: int) -> list[str]:
         if claim is None or hold is None:
             here, there = told.get(hold_id.removeprefix("hld_")), kept.get(hold_id)
             found.append(f"{hold_id} is {here and here.status} here and {there and there.status} there")
-        elif (claim.status, claim.seats) != (hold.status, hold.seats):
+        elif (claim.status, claim.seats) != (hold.status, _as_told(hold.seats)):
             found.append(
                 f"{hold_id} is {claim.status} of {claim.seat_ids} here, {hold.status} of {hold.seat_ids} there"
             )
         elif claim.hold_expires_at > hold.hold_expires_at:
             found.append(f"{hold_id} ends there before it ends here")
     return found
+
+
+def _as_told(seats: Iterable[Seat]) -> tuple[Seat, ...]:
+    """What one service tells another of its seats: not where their hints are."""
+    return tuple(replace(seat, spot=None, accessible=False) for seat in seats)
 
 
 def _has_claim(reservation: Reservation, now: int) -> bool:
