@@ -1,7 +1,7 @@
 """A circuit breaker over the failure rate of the latest calls.
 
-The breakers on PyPI open after so many failures in a row; one success in twenty keeps those shut over a service that
-answers nobody else.
+The well-kept breakers on PyPI open after so many failures in a row: one success in twenty keeps them shut over a
+service that answers nobody else.
 """
 
 from collections import deque

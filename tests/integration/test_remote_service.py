@@ -5,16 +5,19 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from io import StringIO
 
 import grpc
 import pytest
 import pytest_asyncio
+from rich.console import Console
 
 from reservation import catalog
 from reservation.domain.model import Saga
 from reservation.dynamodb.events import EventImport
 from reservation.dynamodb.items import reservation_from_item, reservation_to_item
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
+from reservation.operators import operators
 from reservation.settings import Settings
 from tests.support.command import Command, environment_of, started
 from tests.support.system import (
@@ -30,6 +33,7 @@ from tests.support.system import (
     refusal,
     refusal_of,
     scan,
+    selling,
     serving,
     table_name,
 )
@@ -55,7 +59,8 @@ class Pair:
 
 
 @asynccontextmanager
-async def pair_of(url: str, **settings: str) -> AsyncIterator[Pair]:
+async def pair_of(url: str) -> AsyncIterator[Pair]:
+    """The seller is patient, because the machine may be busy: what is slow is tested by a process that is stopped."""
     keepers = own_settings(url)
     await make_tables(keepers)
     async with dynamodb_of(keepers) as dynamodb:
@@ -64,7 +69,10 @@ async def pair_of(url: str, **settings: str) -> AsyncIterator[Pair]:
     environment = environment_of(keepers) | {"GRPC_SERVER_PORT": "0", "LOG_FORMAT": "json"}
     async with started("serve", **environment) as keeper:
         port = (await keeper.says(r'"grpc_port":(\d+)'))[1]
-        sellers = own_settings(url, grpc_client_inventory_service_address=f"static://127.0.0.1:{port}", **settings)
+        address, timeout = f"static://127.0.0.1:{port}", "1s"
+        sellers = own_settings(
+            url, grpc_client_inventory_service_address=address, grpc_client_inventory_service_timeout=timeout
+        )
         await make_tables(sellers)
         async with serving(sellers) as seller:
             yield Pair(seller, keeper, keepers)
@@ -72,8 +80,7 @@ async def pair_of(url: str, **settings: str) -> AsyncIterator[Pair]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pair(ministack_url: str) -> AsyncIterator[Pair]:
-    # Patient, because the machine may be busy: what is slow is tested by a process that is stopped.
-    async with pair_of(ministack_url, grpc_client_inventory_service_timeout="1s") as pair:
+    async with pair_of(ministack_url) as pair:
         yield pair
 
 
@@ -137,12 +144,26 @@ async def test_a_sale_that_a_dead_process_has_begun_is_made(pair: Pair) -> None:
 async def test_without_the_other_process_holds_are_refused_and_reads_go_on(ministack_url: str) -> None:
     async with pair_of(ministack_url) as pair:
         held = await hold(pair.seller.channel, pair.seller.fresh_seats())
+        told = "clean: 1 reservations, 0 seats, 0 orders, 1 events waiting"
+        assert await _audit(pair.seller, inventory=False) == (True, told)
         pair.keeper.process.kill()
         await pair.keeper.process.wait()
         refused = await refusal(call(pair.seller.channel, create_request(pair.seller.fresh_seats())))
         assert refused.reason == "INVENTORY_SERVICE_ERROR"
         read = messages.GetReservationRequest(reservation_id=held)
         assert (await call(pair.seller.channel, read)).message.status is messages.ReservationStatus.HOLD
+
+
+async def test_without_a_remote_inventory_there_is_none_to_audit(ministack_url: str) -> None:
+    async with selling(own_settings(ministack_url)) as system:
+        clean, told = await _audit(system, inventory=True)
+    assert (clean, "GRPC_CLIENT_INVENTORY_SERVICE_ADDRESS" in told) == (False, True)
+
+
+async def _audit(system: System, *, inventory: bool) -> tuple[bool, str]:
+    out = StringIO()
+    async with operators(system.settings, Console(file=out, width=200)) as them:
+        return await them.audit(None, inventory=inventory), out.getvalue().strip()
 
 
 async def _at_last(seller: System, request: messages.CreateReservationRequest) -> Answer:

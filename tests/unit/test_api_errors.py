@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 import reservation.api
 import reservation.domain
+import reservation.inventory
 from reservation.api.call import Call
 from reservation.api.descriptors import Undecodable
 from reservation.api.errors import ERROR_DOMAIN, refusal_of
 from reservation.domain import errors
 from reservation.domain.errors import FieldViolation, ReservationError
+from reservation.inventory.breaker import CircuitOpen, Rejected
 from tests.unit.examples import patient
 
 ID = "secret-id-4711"
@@ -96,7 +98,10 @@ TABLE = [
     Row(errors.IdempotencyConflict(), "IDEMPOTENCY_CONFLICT", StatusCode.ALREADY_EXISTS, 409, gateway_word="conflict"),
     Row(errors.IdempotencyInProgress(), "IDEMPOTENCY_IN_PROGRESS", StatusCode.ABORTED, 409, 1, "conflict"),
     Row(errors.RateLimitExceeded(), "RATE_LIMIT_EXCEEDED", StatusCode.RESOURCE_EXHAUSTED, 429, retry_after=1),
-    Row(errors.InventoryServiceError(), "INVENTORY_SERVICE_ERROR", StatusCode.UNAVAILABLE, 503, retry_after=1),
+    *(
+        Row(error, "INVENTORY_SERVICE_ERROR", StatusCode.UNAVAILABLE, 503, retry_after=1)
+        for error in (errors.InventoryServiceError(), CircuitOpen(), Rejected())
+    ),
     Row(errors.UpstreamTimeout(), "UPSTREAM_TIMEOUT", StatusCode.DEADLINE_EXCEEDED, 504, gateway_word="timeout"),
     Row(errors.ServiceUnavailable(), "SERVICE_UNAVAILABLE", StatusCode.UNAVAILABLE, 503, retry_after=1),
     Row(errors.NotImplementedYet(), "NOT_IMPLEMENTED", StatusCode.UNIMPLEMENTED, 501),
@@ -150,7 +155,7 @@ OURS = ("reservation.domain.", "reservation.api.")
 
 def test_every_error_there_is_has_a_row() -> None:
     """A new error has to be decided about, in the table of statuses and in this one."""
-    for package in (reservation.domain, reservation.api):
+    for package in (reservation.domain, reservation.api, reservation.inventory):
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
             importlib.import_module(module.name)
     ours = {kind for kind in _subclasses(ReservationError) if kind.__module__.startswith(OURS)}
