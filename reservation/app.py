@@ -1,11 +1,10 @@
 """The composition root: settings become a running service. Only this module builds objects."""
 
-import asyncio
 import os
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from random import Random
@@ -21,6 +20,7 @@ from reservation.aws.errors import AwsError
 from reservation.aws.session import AwsConfig, Service, connect
 from reservation.background.expiry import Expiry
 from reservation.background.leader import Leader
+from reservation.background.loops import Loops
 from reservation.background.readiness import Readiness
 from reservation.background.relay import Relay
 from reservation.clock import Clock
@@ -69,15 +69,17 @@ def aws_config_of(settings: Settings) -> AwsConfig:
 async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator[Running]:
     """Serves inside the block. `clock_offset` (milliseconds) moves the service's clock, for tests and drills.
 
-    Raises StartError. Shutting down, in this order: not ready, no new requests, those under way finish, commands whose
-    callers left finish, loops stop, leases are handed over, connections close.
+    Raises StartError, and LoopDied when a loop dies: it interrupts the block. Shutting down, in this order: not ready,
+    no new requests, those under way finish, commands whose callers left finish, loops stop, leases are handed over,
+    connections close.
     """
     async with AsyncExitStack() as closing:
         clients = await _connect(settings, closing)
         await _require_bus(clients.events, settings.eventbridge_bus_name)
         clock = Clock(lambda: clients.requests.server_date, offset=clock_offset)
         worker_id = new_worker_id()
-        background = _background(settings, clients, clock, worker_id)
+        loops = Loops()
+        background = _background(settings, clients, clock, worker_id, loops)
         reservations = _reservations(settings, clients.requests, clock, background)
         expiry = _expiry(settings, clients, clock, background)
         health = Health()
@@ -90,16 +92,12 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         await server.start()
         log.warning("authentication.off", consequence="every caller is believed; keep the ports private")
         log.info("serving", grpc_port=port, worker=worker_id)
-        loops = [
-            asyncio.create_task(loop, name=name)
-            for name, loop in (
-                ("readiness", readiness.run()),
-                ("leader", background.leader.run()),
-                ("expiry", expiry.run()),
-            )
-        ]
+        loops.start(readiness.run(), name="readiness")
+        loops.start(background.leader.run(), name="leader")
+        loops.start(expiry.run(), name="expiry")
         try:
-            yield Running(port)
+            async with loops.watched():
+                yield Running(port)
         finally:
             await health.leave()
             await server.stop(DRAIN_SECONDS)
@@ -157,12 +155,10 @@ class _Background:
         except AwsError as error:
             log.warning("leases.not_enrolled", error=str(error))  # its loop goes on trying
 
-    async def stop(self, loops: Iterable[asyncio.Task[None]]) -> None:
+    async def stop(self, loops: Loops) -> None:
         """Ends the work before the leases that allow it are handed over."""
         await self.relay.stop()
-        for loop in loops:
-            loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        await loops.stop()
         await self.leader.stop()
 
 
@@ -172,7 +168,7 @@ def new_worker_id() -> str:
     return f"{host[:63]}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
-def _background(settings: Settings, clients: _Clients, clock: Clock, worker_id: str) -> _Background:
+def _background(settings: Settings, clients: _Clients, clock: Clock, worker_id: str, loops: Loops) -> _Background:
     tables = tables_of(settings)
     leases = LeaseTable(clients.leases, tables.leases, lease_seconds=settings.lease_seconds)
 
@@ -198,6 +194,7 @@ def _background(settings: Settings, clients: _Clients, clock: Clock, worker_id: 
         EventBridge(clients.events, settings.eventbridge_bus_name),
         may_work_on=leader.may_work_on,
         now=clock.now,
+        start=loops.start,
     )
     return _Background(leader, relay)
 
