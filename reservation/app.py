@@ -1,11 +1,10 @@
 """The composition root: settings become a running service. Only this module builds objects."""
 
-import asyncio
 import os
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from random import Random
@@ -23,6 +22,7 @@ from reservation.aws.errors import AwsError
 from reservation.aws.session import AwsConfig, Service, connect
 from reservation.background.expiry import Expiry
 from reservation.background.leader import Leader
+from reservation.background.loops import Loops
 from reservation.background.readiness import Readiness
 from reservation.background.recovery import Recovery
 from reservation.background.relay import Relay
@@ -79,14 +79,16 @@ def aws_config_of(settings: Settings) -> AwsConfig:
 async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator[Running]:
     """Serves inside the block. `clock_offset` (milliseconds) moves the service's clock, for tests and drills.
 
-    Raises StartError. Shutting down, in this order: not ready, watches end, no new requests, those under way finish,
-    commands whose callers left finish, loops stop, leases are handed over, connections close.
+    Raises StartError, and LoopDied when a loop dies: it interrupts the block. Shutting down, in this order: not ready,
+    watches end, no new requests, those under way finish, commands whose callers left finish, loops stop, leases are
+    handed over, connections close.
     """
     async with AsyncExitStack() as closing:
         clients = await _connect(settings, closing)
         await _require_bus(clients.events, settings.eventbridge_bus_name)
         clock = Clock(lambda: clients.requests.server_date, offset=clock_offset)
-        parts = _Parts(settings, clients, clock, remote_inventory(settings, closing))
+        loops = Loops()
+        parts = _Parts(settings, clients, clock, loops, remote_inventory(settings, closing))
         use_cases = parts.use_cases(clients.requests)
         watches = Watches(use_cases.reservations, parts.audience, clock, max_clock_skew=parts.policy.max_clock_skew)
         health = Health()
@@ -103,19 +105,16 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
             worker_id=parts.background.worker_id,
             inventory=settings.grpc_client_inventory_service_address or "embedded",
         )
-        loops = [
-            asyncio.create_task(loop, name=name)
-            for name, loop in {
-                "readiness": readiness.run(),
-                "leader": parts.background.leader.run(),
-                "hints": parts.halls.run(),
-                "watches": watches.run(),
-                # Over connections of their own: at the peak of a sale holds must end on time.
-                **parts.work_of(parts.use_cases(clients.loops)),
-            }.items()
-        ]
+        loops.start(readiness.run(), name="readiness")
+        loops.start(parts.background.leader.run(), name="leader")
+        loops.start(parts.halls.run(), name="hints")
+        loops.start(watches.run(), name="watches")
+        # Over connections of their own: at the peak of a sale holds must end on time.
+        for name, loop in parts.work_of(parts.use_cases(clients.loops)).items():
+            loops.start(loop, name=name)
         try:
-            yield Running(port)
+            async with loops.watched():
+                yield Running(port)
         finally:
             await health.leave()
             parts.audience.close()  # or the server would wait for watches, which have no end of their own
@@ -176,12 +175,10 @@ class _Background:
         except AwsError as error:
             log.warning("leases.not_enrolled", error=str(error))  # its loop goes on trying
 
-    async def stop(self, loops: Iterable[asyncio.Task[None]]) -> None:
+    async def stop(self, loops: Loops) -> None:
         """Ends the work before the leases that allow it are handed over."""
         await self.relay.stop()
-        for loop in loops:
-            loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        await loops.stop()
         await self.leader.stop()
 
 
@@ -191,7 +188,7 @@ def new_worker_id() -> str:
     return f"{host[:63]}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
-def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Background:
+def _background(settings: Settings, clients: _Clients, clock: Clock, loops: Loops) -> _Background:
     tables = tables_of(settings)
     leases = LeaseTable(clients.leases, tables.leases, lease_seconds=settings.lease_seconds)
 
@@ -218,6 +215,7 @@ def _background(settings: Settings, clients: _Clients, clock: Clock) -> _Backgro
         EventBridge(clients.events, settings.eventbridge_bus_name),
         may_work_on=leader.may_work_on,
         now=clock.now,
+        start=loops.start,
     )
     return _Background(worker_id, leader, relay)
 
@@ -251,12 +249,14 @@ def remote_inventory(settings: Settings, closing: AsyncExitStack) -> RemoteInven
 class _Parts:
     """What requests and the loops beside them have in common, and what is made of it."""
 
-    def __init__(self, settings: Settings, clients: _Clients, clock: Clock, remote: RemoteInventory | None) -> None:
+    def __init__(
+        self, settings: Settings, clients: _Clients, clock: Clock, loops: Loops, remote: RemoteInventory | None
+    ) -> None:
         self.settings = settings
         self.tables = tables_of(settings)
         self.clock = clock
         self.policy = _policy(settings)
-        self.background = _background(settings, clients, clock)
+        self.background = _background(settings, clients, clock, loops)
         self.halls = Halls(clients.loops, self.tables.inventory, now=clock.now)
         self.audience = Audience()
         self._remote = remote

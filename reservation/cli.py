@@ -17,6 +17,7 @@ from rich.progress import Progress, TimeRemainingColumn
 from reservation import app, catalog, demo, edge, local, ministack
 from reservation.aws.errors import AwsError
 from reservation.aws.session import connect, session
+from reservation.background.loops import LoopDied
 from reservation.catalog import BadFile, Catalog
 from reservation.domain.errors import ReservationError
 from reservation.dynamodb.events import EventImport, Imported
@@ -45,6 +46,7 @@ _err = Console(stderr=True)
 
 _EXPECTED = (
     app.StartError,
+    LoopDied,
     edge.EdgeError,
     ministack.MinistackMissingError,
     ministack.ServerStartError,
@@ -59,7 +61,7 @@ _EXPECTED = (
 
 @commands.command()
 def serve() -> None:
-    """Serve gRPC until SIGTERM or Ctrl-C, then finish what is under way."""
+    """Serve gRPC until SIGTERM or Ctrl-C, then finish what is under way. Exit 1 if a part of it died."""
     settings = _settings()
 
     async def main() -> None:

@@ -40,6 +40,7 @@ async def until_set(event: asyncio.Event, seconds: float) -> None:
 class Relay:
     """`may_work_on` is asked right before every PutEvents. `now` gives milliseconds since the epoch, `monotonic`
     seconds, `random` numbers in [0, 1). `on_dead` is told of each event that was buried; `pause` is how it waits.
+    `start` starts the loop of a shard, as asyncio.create_task does, and hears of its death.
 
     Its owner calls `stop` before it closes what it has handed in.
     """
@@ -55,6 +56,7 @@ class Relay:
         random: Callable[[], float] = chance.random,
         on_dead: Callable[[OutboxRow, Refused], None] = lambda row, refusal: None,
         pause: Callable[[asyncio.Event, float], Awaitable[None]] = until_set,
+        start: Callable[..., asyncio.Task[None]] = asyncio.create_task,
     ) -> None:
         self.published = 0
         """Events that the bus accepted."""
@@ -74,6 +76,7 @@ class Relay:
         self._random = random
         self._on_dead = on_dead
         self._pause = pause
+        self._start = start
         self._lanes: dict[str, Lane] = {}
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
@@ -97,7 +100,7 @@ class Relay:
             return
         self._lane(shard).over.clear()
         if shard not in self._loops:
-            self._loops[shard] = asyncio.create_task(self.run_shard(shard), name=f"relay {shard}")
+            self._loops[shard] = self._start(self.run_shard(shard), name=f"relay {shard}")
 
     def lost(self, shard: str) -> None:
         """Begins no call for the shard any more. One under way goes on: what it publishes is then deleted, too."""
@@ -110,7 +113,7 @@ class Relay:
         self._stopping = True
         for shard in self._lanes:
             self.lost(shard)
-        await asyncio.gather(*self._loops.values())
+        await asyncio.gather(*self._loops.values(), return_exceptions=True)
 
     # The loop
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from reservation.background.loops import LoopDied, Loops
 from reservation.background.relay import REFUSALS, Relay
 from reservation.domain.errors import ReservationError
 from reservation.dynamodb.items import outbox_row_to_item
@@ -647,6 +648,25 @@ async def test_stopping_waits_for_the_calls_under_way_and_for_their_deletions(it
     it.relay.nudge(SHARD)
     await it.relay.stop()
     assert len(it.bus.calls) == 4
+
+
+async def test_the_death_of_a_shards_loop_is_heard_by_its_owner_and_stopping_goes_on(it: Scene) -> None:
+    loops = Loops()
+
+    def may_work_on(shard: str) -> bool:
+        raise RuntimeError(shard)
+
+    bus = EventBridge(it.table.dynamodb, "bus")
+    relay = Relay(it.table.outbox, bus, may_work_on=may_work_on, now=lambda: it.now, start=loops.start)
+
+    async def publish() -> None:
+        async with loops.watched():
+            relay.gained(SHARD)
+            await asyncio.Event().wait()
+
+    with capture_logs(), pytest.raises(LoopDied, match=f"relay {SHARD}"):
+        await publish()
+    await relay.stop()
 
 
 async def test_shards_do_not_wait_for_each_other(it: Scene) -> None:

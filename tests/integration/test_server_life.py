@@ -1,6 +1,7 @@
 """The service's life: its start and what stops it, health while the world around it changes, deadlines, and its end."""
 
 import asyncio
+import errno
 import os
 import re
 import socket
@@ -12,12 +13,14 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from reservation import ministack
 from reservation.api.call import Call
 from reservation.api.registration import Answer, Method
 from reservation.api.server import Health
 from reservation.app import StartError
+from reservation.background.loops import LoopDied
 from reservation.dynamodb.leases import NOBODY
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from tests.support.conflict_proxy import ConflictProxy
@@ -27,13 +30,16 @@ from tests.support.system import (
     becomes,
     call,
     create_request,
+    dynamodb_of,
     frozen,
     make_tables,
     own_settings,
     refusal,
+    scan,
     selling,
     serving,
     serving_only,
+    table_name,
     watch_health,
 )
 
@@ -233,6 +239,26 @@ async def test_a_stop_waits_for_the_command_of_a_caller_that_left(ministack_url:
         await asyncio.wait({stop, command}, return_when=asyncio.FIRST_COMPLETED)
         assert command.done(), "the stop ended before it"
         await stop
+
+
+async def test_the_death_of_a_loop_ends_the_service_as_a_stop_does(ministack_url: str) -> None:
+    """The check of the tables dies because the log cannot be written."""
+    settings = own_settings(ministack_url)
+    await make_tables(settings)
+
+    def full(_logger: Any, _level: str, entry: EventDict) -> EventDict:
+        if entry["event"] == "readiness":
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return entry
+
+    with capture_logs(processors=[full]) as logged, pytest.raises(LoopDied, match=r"readiness .*no space left"):
+        async with serving(settings), asyncio.timeout(30):
+            await asyncio.Event().wait()
+    assert [entry["loop"] for entry in logged if entry["event"] == "loop.died"] == ["readiness"]
+    assert logged[-1]["event"] == "stopped"
+    async with dynamodb_of(settings) as dynamodb:
+        left = await scan(dynamodb, table_name(settings, "leases"))
+    assert {item["owner"]["S"] for item in left} == {NOBODY}
 
 
 def _is_transaction(request: Request) -> bool:

@@ -17,7 +17,7 @@ PACKAGE = Path(reservation.__file__).parent
 ARROWS = {
     # part: what it may import of ours, besides itself ("dynamodb.tables": that module and no other of dynamodb)
     "__main__": "cli",
-    "cli": "app local demo operators catalog settings edge ministack dynamodb aws domain telemetry",
+    "cli": "app background.loops local demo operators catalog settings edge ministack dynamodb aws domain telemetry",
     "operators": "app audit clock dynamodb aws domain settings",
     "demo": "local app catalog dynamodb aws domain gen",
     "local": "app ministack edge catalog settings dynamodb eventbridge aws domain",
