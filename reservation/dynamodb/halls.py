@@ -88,11 +88,6 @@ class Halls:
         entry = self._entries.get(event_id)
         return entry.hall if entry is not None else None
 
-    def forget(self, event_id: str) -> None:
-        """Reads its layout anew at the next use."""
-        if (entry := self._entries.get(event_id)) is not None:
-            entry.layout_at = float("-inf")
-
     def learn(self, event_id: str, seats: Iterable[Seat], taken_until: int, *, tell: bool = True) -> None:
         """What this process found out about these seats, see Hall.hint. `tell`: the other processes, too, soon; of a
         block tells only who blocks: told late, after its end, it would hide a free seat for ever."""
