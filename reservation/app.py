@@ -18,6 +18,7 @@ from reservation.api.server import Health, build
 from reservation.aws.client import AwsClient
 from reservation.aws.errors import AwsError
 from reservation.aws.session import AwsConfig, Service, connect
+from reservation.background.bus import Bus, BusCheck
 from reservation.background.expiry import Expiry
 from reservation.background.leader import Leader
 from reservation.background.loops import Loops
@@ -75,11 +76,13 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
     """
     async with AsyncExitStack() as closing:
         clients = await _connect(settings, closing)
-        await _require_bus(clients.events, settings.eventbridge_bus_name)
+        bus = BusCheck(_events(settings, clients), settings.eventbridge_bus_name)
+        if await bus.check() is Bus.MISSING:
+            raise StartError(f"{bus.problem} (EVENTBRIDGE_BUS_NAME): events sent to it would vanish")
         clock = Clock(lambda: clients.requests.server_date, offset=clock_offset)
         worker_id = new_worker_id()
         loops = Loops()
-        background = _background(settings, clients, clock, worker_id, loops)
+        background = _background(settings, clients, clock, bus, worker_id, loops)
         reservations = _reservations(settings, clients.requests, clock, background)
         expiry = _expiry(settings, clients, clock, background)
         health = Health()
@@ -87,12 +90,13 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         handlers = ReservationHandlers(reservations, max_seats=settings.max_seats_per_reservation)
         server = build([reservation_service(handlers), inventory_service()], health)
         port = _bind(server, settings)
-        readiness = Readiness(clients.requests, tables_of(settings), clock, health.ready)
+        readiness = Readiness(clients.requests, tables_of(settings), clock, bus, health.ready)
         await background.enroll()
         await server.start()
         log.warning("authentication.off", consequence="every caller is believed; keep the ports private")
         log.info("serving", grpc_port=port, worker=worker_id)
         loops.start(readiness.run(), name="readiness")
+        loops.start(bus.run(), name="bus")
         loops.start(background.leader.run(), name="leader")
         loops.start(expiry.run(), name="expiry")
         try:
@@ -132,16 +136,6 @@ async def _connect(settings: Settings, closing: AsyncExitStack) -> _Clients:
     )
 
 
-async def _require_bus(client: AwsClient, bus: str) -> None:
-    """PutEvents to a bus that is not there reports success, and the events are gone. Only a definite answer counts: a
-    time-out or a missing permission says nothing about the bus."""
-    try:
-        if not await EventBridge(client, bus).bus_exists():
-            raise StartError(f"there is no event bus {bus} (EVENTBRIDGE_BUS_NAME): events sent to it would vanish")
-    except AwsError as error:
-        log.warning("bus.unchecked", bus=bus, error=str(error))
-
-
 class _Background:
     """The leader, and the relay that works on what it holds."""
 
@@ -168,7 +162,13 @@ def new_worker_id() -> str:
     return f"{host[:63]}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
-def _background(settings: Settings, clients: _Clients, clock: Clock, worker_id: str, loops: Loops) -> _Background:
+def _events(settings: Settings, clients: _Clients) -> EventBridge:
+    return EventBridge(clients.events, settings.eventbridge_bus_name)
+
+
+def _background(
+    settings: Settings, clients: _Clients, clock: Clock, bus: BusCheck, worker_id: str, loops: Loops
+) -> _Background:
     tables = tables_of(settings)
     leases = LeaseTable(clients.leases, tables.leases, lease_seconds=settings.lease_seconds)
 
@@ -191,8 +191,8 @@ def _background(settings: Settings, clients: _Clients, clock: Clock, worker_id: 
     )
     relay = Relay(
         Outbox(clients.loops, tables.outbox),
-        EventBridge(clients.events, settings.eventbridge_bus_name),
-        may_work_on=leader.may_work_on,
+        _events(settings, clients),
+        may_work_on=lambda shard: bus.may_publish and leader.may_work_on(shard),
         now=clock.now,
         start=loops.start,
     )
