@@ -20,6 +20,7 @@ from reservation.availability import Availability
 from reservation.aws.client import AwsClient
 from reservation.aws.errors import AwsError
 from reservation.aws.session import AwsConfig, Service, connect
+from reservation.background.bus import Bus, BusCheck
 from reservation.background.expiry import Expiry
 from reservation.background.leader import Leader
 from reservation.background.loops import Loops
@@ -85,17 +86,19 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
     """
     async with AsyncExitStack() as closing:
         clients = await _connect(settings, closing)
-        await _require_bus(clients.events, settings.eventbridge_bus_name)
+        bus = BusCheck(_events(settings, clients), settings.eventbridge_bus_name)
+        if await bus.check() is Bus.MISSING:
+            raise StartError(f"{bus.problem} (EVENTBRIDGE_BUS_NAME): events sent to it would vanish")
         clock = Clock(lambda: clients.requests.server_date, offset=clock_offset)
         loops = Loops()
-        parts = _Parts(settings, clients, clock, loops, remote_inventory(settings, closing))
+        parts = _Parts(settings, clients, clock, bus, loops, remote_inventory(settings, closing))
         use_cases = parts.use_cases(clients.requests)
         watches = Watches(use_cases.reservations, parts.audience, clock, max_clock_skew=parts.policy.max_clock_skew)
         health = Health()
         await health.start()
         server = build(parts.services(use_cases, watches), health)
         port = _bind(server, settings)
-        readiness = Readiness(clients.requests, parts.tables, parts.clock, health.ready)
+        readiness = Readiness(clients.requests, parts.tables, parts.clock, bus, health.ready)
         await parts.background.enroll()
         await server.start()
         log.warning("authentication.off", consequence="every caller is believed; keep the ports private")
@@ -106,6 +109,7 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
             inventory=settings.grpc_client_inventory_service_address or "embedded",
         )
         loops.start(readiness.run(), name="readiness")
+        loops.start(bus.run(), name="bus")
         loops.start(parts.background.leader.run(), name="leader")
         loops.start(parts.halls.run(), name="hints")
         loops.start(watches.run(), name="watches")
@@ -151,16 +155,6 @@ async def _connect(settings: Settings, closing: AsyncExitStack) -> _Clients:
     )
 
 
-async def _require_bus(client: AwsClient, bus: str) -> None:
-    """PutEvents to a bus that is not there reports success, and the events are gone. Only a definite answer counts: a
-    time-out or a missing permission says nothing about the bus."""
-    try:
-        if not await EventBridge(client, bus).bus_exists():
-            raise StartError(f"there is no event bus {bus} (EVENTBRIDGE_BUS_NAME): events sent to it would vanish")
-    except AwsError as error:
-        log.warning("bus.unchecked", bus=bus, error=str(error))
-
-
 class _Background:
     """The leader, and the relay that works on what it holds. `worker_id`: this process's name in the leases table."""
 
@@ -188,7 +182,11 @@ def new_worker_id() -> str:
     return f"{host[:63]}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
-def _background(settings: Settings, clients: _Clients, clock: Clock, loops: Loops) -> _Background:
+def _events(settings: Settings, clients: _Clients) -> EventBridge:
+    return EventBridge(clients.events, settings.eventbridge_bus_name)
+
+
+def _background(settings: Settings, clients: _Clients, clock: Clock, bus: BusCheck, loops: Loops) -> _Background:
     tables = tables_of(settings)
     leases = LeaseTable(clients.leases, tables.leases, lease_seconds=settings.lease_seconds)
 
@@ -212,8 +210,8 @@ def _background(settings: Settings, clients: _Clients, clock: Clock, loops: Loop
     )
     relay = Relay(
         Outbox(clients.loops, tables.outbox),
-        EventBridge(clients.events, settings.eventbridge_bus_name),
-        may_work_on=leader.may_work_on,
+        _events(settings, clients),
+        may_work_on=lambda shard: bus.may_publish and leader.may_work_on(shard),
         now=clock.now,
         start=loops.start,
     )
@@ -250,13 +248,19 @@ class _Parts:
     """What requests and the loops beside them have in common, and what is made of it."""
 
     def __init__(
-        self, settings: Settings, clients: _Clients, clock: Clock, loops: Loops, remote: RemoteInventory | None
+        self,
+        settings: Settings,
+        clients: _Clients,
+        clock: Clock,
+        bus: BusCheck,
+        loops: Loops,
+        remote: RemoteInventory | None,
     ) -> None:
         self.settings = settings
         self.tables = tables_of(settings)
         self.clock = clock
         self.policy = _policy(settings)
-        self.background = _background(settings, clients, clock, loops)
+        self.background = _background(settings, clients, clock, bus, loops)
         self.halls = Halls(clients.loops, self.tables.inventory, now=clock.now)
         self.audience = Audience()
         self._remote = remote

@@ -1,6 +1,7 @@
 """The event bus: publishing to EventBridge, and setting up a bus with a queue that receives."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -98,9 +99,11 @@ class EventBridge:
 
     async def bus_exists(self) -> bool:
         """False only if EventBridge says that there is no such bus. Any other failure raises AwsError: it says nothing
-        about the bus."""
+        about the bus. All tries together take no longer than `timeout`."""
+        half = self._timeout / 2  # a try that begins just before the deadline may take as long again
+        deadline = time.monotonic() + half
         try:
-            await self._client.call("DescribeEventBus", {"Name": self._bus}, timeout=self._timeout)
+            await self._client.call("DescribeEventBus", {"Name": self._bus}, timeout=half, deadline=deadline)
         except AwsError as error:
             if error.code == "ResourceNotFoundException":
                 return False

@@ -1,4 +1,4 @@
-"""Whether this process can serve: its tables answer, and its clock can be believed."""
+"""Whether this process can serve: its tables answer, its clock can be believed, and its events have a bus to go to."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,6 +8,7 @@ import structlog
 
 from reservation.aws.client import AwsClient
 from reservation.aws.errors import AwsError, Throttled
+from reservation.background.bus import BusCheck
 from reservation.clock import Clock
 from reservation.dynamodb.tables import Tables
 
@@ -21,10 +22,11 @@ class Readiness:
     """Asks the store about once a second and waits 2 seconds at most: a dead store is told within 4 seconds."""
 
     def __init__(
-        self, client: AwsClient, tables: Tables, clock: Clock, tell: Callable[[bool], Awaitable[None]]
+        self, client: AwsClient, tables: Tables, clock: Clock, bus: BusCheck, tell: Callable[[bool], Awaitable[None]]
     ) -> None:
         self._client = client
         self._clock = clock
+        self._bus = bus
         self._tell = tell
         self._unproven = {
             tables.reservations: ("reservationId", "eventId"),
@@ -69,7 +71,7 @@ class Readiness:
             return type(error).__name__
         if not self._clock.trusted():
             return f"the clock is {self._clock.skew_seconds:.1f} s off DynamoDB's"
-        return None
+        return self._bus.problem
 
     async def _read(self, table: str, key: tuple[str, ...]) -> None:
         request = {"TableName": table, "Key": {name: {"S": "readiness"} for name in key}}

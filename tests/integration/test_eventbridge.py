@@ -25,7 +25,7 @@ from reservation.eventbridge import (
 )
 from tests.support.aws import REGION, admin_client, quick_client, received
 from tests.support.event_bus_proxy import Entry, EventBusProxy
-from tests.support.faults import Answer, HoldReply, LoseReply, RejectBefore, Throttle
+from tests.support.faults import Answer, Hold, HoldReply, LoseReply, RejectBefore, Throttle
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -132,6 +132,17 @@ async def test_a_bus_that_cannot_be_asked_about_is_not_missing(wire: Any) -> Non
         proxy.down = True
         with pytest.raises(TransportError):
             await bus.bus_exists()
+
+
+async def test_all_tries_to_ask_about_a_bus_share_one_time(wire: Any) -> None:
+    """A start waits for the answer."""
+    async with EventBusProxy() as proxy, bus_at(proxy.url, wire=wire, timeout=2.0) as bus:
+        silence = Hold()
+        proxy.fail_checks(silence)
+        with pytest.raises(TransportError):
+            await bus.bus_exists()
+        assert proxy.checks == 1
+        silence.event.set()
 
 
 async def test_each_event_has_its_own_outcome_in_the_order_of_the_call(wire: Any) -> None:

@@ -24,6 +24,7 @@ from reservation.background.loops import LoopDied
 from reservation.dynamodb.leases import NOBODY
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from tests.support.conflict_proxy import ConflictProxy
+from tests.support.event_bus_proxy import EventBusProxy
 from tests.support.faults import HoldOngoing, HoldReply, Request
 from tests.support.system import (
     System,
@@ -32,6 +33,7 @@ from tests.support.system import (
     create_request,
     dynamodb_of,
     frozen,
+    hold,
     make_tables,
     own_settings,
     refusal,
@@ -135,6 +137,25 @@ async def test_a_process_whose_clock_is_an_hour_off_leaves_the_background_work_t
         async with serving(settings, clock_offset=AN_HOUR) as system, asyncio.timeout(30):
             while not any(entry.get("reason") == "not fit" for entry in logged) or await _owners(system):
                 assert await _health_of(system.channel, "liveness") == SERVING
+
+
+async def test_a_bus_that_turns_out_to_be_missing_costs_readiness_and_no_event(ministack_url: str) -> None:
+    async with EventBusProxy() as bus:
+        bus.down, bus.buses = True, set()
+        settings = own_settings(ministack_url, aws_eventbridge_endpoint=bus.url)
+        async with selling(settings) as system:
+            readiness = watch_health(system.channel, "readiness")
+            await becomes(readiness, SERVING)
+            held = await hold(system.channel, system.fresh_seats())
+            bus.down = False
+            await becomes(readiness, NOT_SERVING)
+            assert bus.calls == []
+            bus.buses.add(settings.eventbridge_bus_name)
+            await becomes(readiness, SERVING)
+            await bus.until_accepted(1)
+            readiness.cancel()
+    (event,) = bus.accepted
+    assert held in event["Detail"]
 
 
 async def test_a_service_that_leaves_is_not_ready_but_alive_whatever_a_late_check_says() -> None:

