@@ -19,8 +19,8 @@ class BackendReport:
     """A pytest plugin that keeps account of the backends.
 
     A backend is requested when a collected test uses its fixture. One that was requested and did not run makes the exit
-    status non-zero, unless this machine lacks Java or npm: there a skip is honest. Where several workers share the tests
-    each tells the one process that reports what it knows.
+    status non-zero, unless this machine lacks Java or npm: there a skip is honest. Where several workers share the
+    tests each tells the one process that reports what it knows.
     """
 
     def __init__(self) -> None:
