@@ -12,7 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from reservation import app
-from reservation.audit import Audit, EventQueue, Graces
+from reservation.audit.promises import Graces
+from reservation.audit.queue import EventQueue
+from reservation.audit.reading import Audit
 from reservation.aws.client import AwsClient
 from reservation.aws.session import connect, session
 from reservation.clock import Clock

@@ -22,7 +22,8 @@ import orjson
 import uvloop
 
 from reservation import app, ministack
-from reservation.audit import Audit, Finding, Graces, Snapshot
+from reservation.audit.promises import Finding, Graces, Snapshot
+from reservation.audit.reading import Audit
 from reservation.aws.client import AwsClient
 from reservation.aws.session import connect, session
 from reservation.domain.model import Reservation, Status

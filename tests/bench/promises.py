@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from reservation.audit import Snapshot
+from reservation.audit.promises import Snapshot
 from reservation.domain.model import Reservation, Status
 
 Received = Mapping[str, set[int]]

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from reservation.audit import Audit, Finding, Told
+from reservation.audit.promises import Finding, Told
+from reservation.audit.reading import Audit
 from reservation.domain.model import Reservation
 from reservation.domain.seating import BLOCKED, FREE, SOLD
 from reservation.dynamodb.events import SeatBlocks

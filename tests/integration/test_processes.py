@@ -19,7 +19,9 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from reservation import app, catalog
-from reservation.audit import Audit, EventQueue, Graces, Receiver, Snapshot
+from reservation.audit.promises import Graces, Snapshot
+from reservation.audit.queue import EventQueue
+from reservation.audit.reading import Audit, Receiver
 from reservation.dynamodb.items import reservation_from_item, seat_key
 from reservation.eventbridge import create_bus, subscribe_queue
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from reservation.audit import Audit, Graces
+from reservation.audit.promises import Graces
+from reservation.audit.reading import Audit
 from reservation.domain.errors import (
     IdempotencyConflict,
     IdempotencyInProgress,

@@ -15,7 +15,7 @@ from random import Random
 import betterproto2
 import grpc
 
-from reservation.audit import Snapshot
+from reservation.audit.promises import Snapshot
 from reservation.domain.model import Reservation, SeatStatus, Status
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from tests.support.system import EVENT_ID, Answer, Refusal, call, create_request, refusal_of

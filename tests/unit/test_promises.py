@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from reservation.audit import Snapshot
+from reservation.audit.promises import Snapshot
 from reservation.domain.model import Reservation, Status
 from tests.bench import promises
 from tests.bench.promises import Held, Told
