@@ -1,13 +1,11 @@
 """Bad input, one table for REST and native gRPC through the edge: what is told, and that nothing changes."""
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import pytest
-import pytest_asyncio
 from google.protobuf import json_format, message_factory
 
 from reservation.api.descriptors import pool
@@ -22,25 +20,10 @@ from tests.support.system import (
     System,
     call,
     create_request,
-    edge_of,
-    own_settings,
     refusal,
-    selling,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def system(ministack_url: str) -> AsyncIterator[System]:
-    async with selling(own_settings(ministack_url)) as system:
-        yield system
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def edge(system: System) -> AsyncIterator[Edge]:
-    async with edge_of(system) as edge:
-        yield edge
 
 
 _STATUS = {

@@ -12,7 +12,7 @@ from reservation.catalog import Catalog
 from reservation.domain.model import Event, Money, Seat
 from tests.support.edge import TRACEPARENT
 from tests.support.rest import CREATE, body_of, error_of, hold, like, new_key
-from tests.support.system import EVENT_ID, Edge, System, edge_of, own_settings, selling
+from tests.support.system import EVENT_ID, Edge, System, own_settings, selling
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -30,12 +30,6 @@ async def system(ministack_url: str) -> AsyncIterator[System]:
     async with selling(own_settings(ministack_url)) as system:
         await system.put_on_sale(Catalog(BIG, SEATS))
         yield system
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def edge(system: System) -> AsyncIterator[Edge]:
-    async with edge_of(system) as edge:
-        yield edge
 
 
 def check_as_of(text: str) -> None:

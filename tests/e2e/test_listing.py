@@ -1,7 +1,6 @@
 """A user's reservations through both doors: the same pages, by tokens that are good for one list only."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -17,25 +16,13 @@ from reservation.domain.model import Reservation, Status
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from tests.support.edge import TRACEPARENT
 from tests.support.rest import CREATE, body_of, error_of
-from tests.support.system import Edge, System, call, edge_of, own_settings, refusal, selling
+from tests.support.system import Edge, System, call, refusal
 from tests.unit.examples import HOLD, in_state
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 COUNT = 5
 OTHERS = [{"userId": "bob"}, {"eventId": "evt_other"}, {"status": "HOLD"}]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def system(ministack_url: str) -> AsyncIterator[System]:
-    async with selling(own_settings(ministack_url)) as system:
-        yield system
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def edge(system: System) -> AsyncIterator[Edge]:
-    async with edge_of(system) as edge:
-        yield edge
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -2,7 +2,6 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,7 +11,6 @@ from urllib.parse import quote
 import grpc
 import httpx
 import pytest
-import pytest_asyncio
 from hypothesis import given, settings
 
 from reservation import catalog, ministack
@@ -42,18 +40,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LATE = 9_999_999_999_000
 """Milliseconds since the epoch, in the year 2286."""
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def system(ministack_url: str) -> AsyncIterator[System]:
-    async with selling(own_settings(ministack_url)) as system:
-        yield system
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def edge(system: System) -> AsyncIterator[Edge]:
-    async with edge_of(system) as edge:
-        yield edge
 
 
 # What succeeds

@@ -43,12 +43,6 @@ async def system(ministack_url: str) -> AsyncIterator[System]:
         yield system
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def edge(system: System) -> AsyncIterator[Edge]:
-    async with edge_of(system) as edge:
-        yield edge
-
-
 @asynccontextmanager
 async def sse(rest: httpx.AsyncClient, reservation_id: str, user: str) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
     """The events of a watch that has begun."""
