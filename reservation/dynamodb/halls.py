@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 
 import structlog
 from cachetools import LRUCache
@@ -70,6 +71,7 @@ class Halls:
         self._entries: LRUCache[str, _Entry] = LRUCache(_PLACES_KEPT, getsizeof=_size)
         self._loads: dict[str, asyncio.Task[_Entry]] = {}
         self._pending: dict[tuple[str, int], _Pending] = {}
+        self._writing: dict[tuple[str, int], _Pending] = {}
         self._wanted = asyncio.Event()
         self._released = asyncio.Event()
 
@@ -153,27 +155,29 @@ class Halls:
 
     async def _read(self, event_id: str) -> _Entry:
         until = time.monotonic() + _LOAD_SECONDS
-        entry = before = self._entries.get(event_id)
+        entry = self._entries.get(event_id)
         if entry is None or self._layout_is_old(entry):
             entry = await self._laid_out(event_id, entry, until)
+            self._install(event_id, entry)
         sent_at, read_at = self._monotonic(), self._now()
         async for hints in self._hints.read(event_id, entry.hall.block_numbers, until):
             for block, ends in hints.items():
                 entry.hall.hints(block, ends, now=read_at)
             await asyncio.sleep(0)
         entry.hints_at, entry.read_at = sent_at, read_at
-        if before is not None and entry is not before:
-            entry.hall.claim(before.hall.claimed)  # not earlier: the one before still serves, and claims begin and end
-        self._remind(event_id, entry.hall)
-        self._entries[event_id] = entry
         return entry
 
-    def _remind(self, event_id: str, hall: Hall) -> None:
-        """Of what was learnt and is not written yet, maybe before there was this hall."""
-        for (of_event, block), pending in self._pending.items():
+    def _install(self, event_id: str, entry: _Entry) -> None:
+        """Before its hints are read: from here on it hears what is learnt, and what was learnt before and may not be
+        written yet it is told."""
+        before = self._entries.get(event_id)
+        if before is not None and before is not entry:
+            entry.hall.claim(before.hall.claimed)
+        for (of_event, block), pending in chain(self._writing.items(), self._pending.items()):
             if of_event == event_id:
                 for position, taken_until in pending.hints.items():
-                    hall.hint(Spot(block, position), taken_until, now=self._now())
+                    entry.hall.hint(Spot(block, position), taken_until, now=self._now())
+        self._entries[event_id] = entry
 
     async def _laid_out(self, event_id: str, entry: _Entry | None, until: float) -> _Entry:
         """The entry with the current layout; the same one if that has not changed."""
@@ -218,6 +222,7 @@ class Halls:
 
     async def _write(self, event_id: str, block: int, pending: _Pending) -> None:
         items = list(pending.hints.items())
+        self._writing[event_id, block] = pending
         try:
             for start in range(0, len(items), _POSITIONS_A_WRITE):
                 await self._hints.write(event_id, block, dict(items[start : start + _POSITIONS_A_WRITE]))
@@ -229,6 +234,8 @@ class Halls:
             pending.tries += 1
             if pending.tries < _TRIES:
                 self._put_back(event_id, block, pending)
+        finally:
+            del self._writing[event_id, block]
 
     def _put_back(self, event_id: str, block: int, pending: _Pending) -> None:
         """What was learnt since goes before it."""

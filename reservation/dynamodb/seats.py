@@ -178,6 +178,7 @@ class EmbeddedInventory:
             if seat_ids := self._claim(hall, event, wish):
                 break
             await self._verify(hall, event.id, wish.section, until)
+            hall = self._halls.known(event.id) or hall  # it may have been laid out anew meanwhile
             if seat_ids := self._claim(hall, event, wish):
                 break
             if not hall.claimed:

@@ -109,6 +109,25 @@ async def test_what_a_process_does_shows_there_at_once_and_elsewhere_when_it_was
     assert [await shown(party, "A-1") for party in (one, two)] == [after_the_hold, after_the_hold]
 
 
+async def test_a_hall_that_is_loaded_while_its_process_sells_and_tells_knows_of_it(venue: Venue) -> None:
+    """One seat's hint is on its way when the hall is read, and another's comes only then."""
+    async with venue.behind() as (proxy, client):
+        party = venue.party(client)
+        await party.create("A-1")
+        telling, reading = Hold(), Hold()
+        proxy.script(hint_write, telling)
+        proxy.script(hint_read, reading)
+        flushing = asyncio.create_task(party.halls.flush())
+        await telling.reached.wait()
+        loading = asyncio.create_task(party.halls.hall(EVENT.id, soon()))
+        await reading.reached.wait()
+        await party.create("A-2")
+        for pause in (reading, telling):
+            pause.event.set()
+        await asyncio.gather(loading, flushing)
+    assert [await shown(party, seat_id) for seat_id in ("A-1", "A-2", "A-3")] == [HELD, HELD, AVAILABLE]
+
+
 async def test_a_hall_that_is_loaded_later_knows_what_its_process_did_before(venue: Venue) -> None:
     """That was not told yet."""
     party = venue.party()
@@ -202,7 +221,9 @@ async def test_claims_begin_and_end_while_a_new_layout_is_read(venue: Venue) -> 
         proxy.script(hint_read, hints)
         loading = asyncio.create_task(party.halls.hall(EVENT.id, soon()))
         await hints.reached.wait()
-        before.claim(["A-3"])
+        coming = party.halls.known(EVENT.id)
+        assert coming is not None
+        coming.claim(["A-3"])
         party.halls.release(EVENT.id, ["A-1"])
         hints.event.set()
         after = await loading
