@@ -84,7 +84,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(
         offsets=st.lists(st.integers(-2, 2), min_size=PROCESSES, max_size=PROCESSES),
         sale_seconds=st.sampled_from([90, 40]),
-        settling=st.booleans(),
+        settling=st.sampled_from([True, True, False]),
         off_sale=st.lists(st.sampled_from(SEAT_IDS), max_size=6, unique=True),
     )
     def open(self, offsets: list[int], sale_seconds: int, settling: bool, off_sale: list[str]) -> None:
@@ -116,6 +116,11 @@ class Machine(RuleBasedStateMachine):
         for process, user, wish, sent in customers:
             self._create(process, self._new_create(user, sent, (), wish))
 
+    @precondition(lambda self: self._answers)
+    @rule(process=process, which=which, user=user, sent=sent)
+    def hold_what_somebody_has_or_had(self, process: int, which: int, user: str, sent: str) -> None:
+        self._create(process, self._new_create(user, sent, self._hold(which).seat_ids))
+
     # Changes
 
     @precondition(lambda self: self._answers)
@@ -131,7 +136,7 @@ class Machine(RuleBasedStateMachine):
         self._change(process, Cancel(hold.id, "changed my mind", _owner(owner, hold), self._key(keyed)))
 
     @precondition(lambda self: self._answers)
-    @rule(process=process, which=which, seconds=st.sampled_from([1, 5, 30, 281]), owner=owner, keyed=st.booleans())
+    @rule(process=process, which=which, seconds=st.sampled_from([1, 5, 30, 291]), owner=owner, keyed=st.booleans())
     def extend(self, process: int, which: int, seconds: int, owner: str, keyed: bool) -> None:
         hold = self._hold(which)
         self._change(process, Extend(hold.id, seconds, "", _owner(owner, hold), self._key(keyed)))
@@ -328,7 +333,8 @@ class Machine(RuleBasedStateMachine):
 
     def _hold(self, which: int) -> Hold:
         """Counted from the newest one, those that have not ended first."""
-        holds = sorted(reversed(self._sales.holds.values()), key=lambda hold: hold.status != "HOLD")
+        newest_first = list(self._sales.holds.values())[::-1]
+        holds = sorted(newest_first, key=lambda hold: hold.status != "HOLD")
         return holds[which % len(holds)]
 
     def _now(self, process: int) -> int:
