@@ -164,6 +164,8 @@ class EmbeddedInventory:
         """See ports.Inventory. Hints choose and never decide: before a refusal they are read anew, and those of holds,
         which may be out of date, are compared with the seats themselves."""
         chosen = await self._chosen(event, wish, until)
+        for seat_id in chosen:  # it looks free by what was learnt since: refused from memory it would be chosen again
+            self._refusals.pop((event.id, seat_id), None)
         try:
             yield chosen
         finally:

@@ -36,9 +36,17 @@ def wire() -> Wire:
 
 
 async def choose(
-    party: Party, quantity: int, section: str = "", *, user: str = "user_1", key: str = "", **more: Any
+    party: Party,
+    quantity: int,
+    section: str = "",
+    *,
+    user: str = "user_1",
+    key: str = "",
+    patience: float = 10.0,
+    **more: Any,
 ) -> Recorded:
-    return await party.create(event=HALL.id, wish=Wish(quantity, section, **more), user=user, key=key)
+    wish = Wish(quantity, section, **more)
+    return await party.create(event=HALL.id, wish=wish, user=user, key=key, patience=patience)
 
 
 async def chosen(party: Party, quantity: int, section: str = "", **more: Any) -> tuple[str, ...]:
@@ -232,6 +240,19 @@ async def test_a_cancelled_choice_is_the_best_again(venue: Venue) -> None:
     held = (await choose(party, 3)).reservation
     await party.cancel(held.id)
     assert await chosen(party, 3) == held.seat_ids
+
+
+async def test_a_seat_that_was_refused_a_moment_ago_and_is_free_by_now_is_chosen_at_once(venue: Venue) -> None:
+    """The look at what is really so before a refusal finds it, and nothing that is remembered stands against that."""
+    await venue.sell(ROW_A[:1], HALL)
+    one, other = venue.party(), venue.party()
+    held = (await one.create("A-1", event=HALL.id)).reservation
+    with pytest.raises(SeatUnavailable):
+        await other.create("A-1", event=HALL.id)
+    await one.cancel(held.id)
+    before = venue.client.stats["calls"]
+    assert (await choose(other, 1, user="user_2", patience=1.0)).reservation.seat_ids == ("A-1",)
+    assert venue.client.stats["calls"] - before < 10
 
 
 # Limits of the event

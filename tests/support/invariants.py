@@ -222,7 +222,10 @@ def _order_of(confirmed: Reservation) -> Item:
 
 def _seat(seat: Seat) -> Item:
     spot = {"spot": {"S": f"{seat.spot.block}.{seat.spot.position}"}} if seat.spot is not None else {}
-    return spot | {
+    accessible = {"accessible": {"BOOL": True}} if seat.accessible else {}
+    return {
+        **spot,
+        **accessible,
         "id": {"S": seat.id},
         "section": {"S": seat.section},
         "row": {"S": seat.row},
