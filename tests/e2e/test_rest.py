@@ -226,11 +226,6 @@ async def test_a_plus_in_a_query_is_the_blank_that_forms_and_most_clients_mean(s
     assert body_of(await edge.rest.get(f"{CREATE}/{stored.id}?userId=ann+lee"), 200)["userId"] == "ann lee"
 
 
-async def test_a_method_that_is_not_served_yet_is_501(edge: Edge) -> None:
-    answer = await edge.rest.get(f"/v1/events/{EVENT_ID}/seats?pageSize=5", headers=TRACEPARENT)
-    error_of(answer, 501, "NOT_IMPLEMENTED", f"/v1/events/{EVENT_ID}/seats")
-
-
 async def test_without_a_traceparent_the_trace_id_of_an_error_is_the_request_id(edge: Edge) -> None:
     answer = await edge.rest.get(f"{CREATE}/rsv_nobody")
     error_of(answer, 404, "RESERVATION_NOT_FOUND", f"{CREATE}/rsv_nobody", trace_id=r"[0-9a-f-]{36}")
