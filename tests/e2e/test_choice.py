@@ -1,4 +1,4 @@
-"""Creates that leave the seats to the service, through the real Envoy: what REST clients get, and how they are refused."""
+"""Creates that leave the seats to the service, through the real Envoy: what they get, and how they are refused."""
 
 import time
 from collections.abc import AsyncIterator
