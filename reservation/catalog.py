@@ -84,14 +84,15 @@ def read(path: Path, *, event_id: str | None = None, name: str | None = None) ->
 
 
 def demo() -> Catalog:
-    """A small hall: rows A to J of 50 seats, the first three rows dearer."""
+    """A small hall: rows A to J of 50 seats, the first three rows dearer, and 200 places to stand."""
     rows = "ABCDEFGHIJ"
-    seats = (
+    floor = (
         Seat(f"{row}-{number}", "Floor", row, str(number), Money(120_000 if row in rows[:3] else 80_000, "KRW"))
         for row in rows
         for number in range(1, 51)
     )
-    return Catalog(DEMO_EVENT, tuple(seats))
+    standing = (Seat(f"Standing-{number}", "Standing", "", "", Money(50_000, "KRW")) for number in range(1, 201))
+    return Catalog(DEMO_EVENT, (*floor, *standing))
 
 
 def _read_csv(path: Path) -> tuple[Mapping[str, Any], Iterable[tuple[int, Mapping[str, Any]]]]:

@@ -75,6 +75,9 @@ def welcome(stack: Stack) -> str:
   curl -i {stack.rest_url}/v1/reservations -H 'Idempotency-Key: first-try' \\
     -d '{{"eventId":"{event}","quantity":2,"seatIds":["A-12","A-13"]}}'
 
+  curl -i {stack.rest_url}/v1/reservations -H 'Idempotency-Key: best-seats' \\
+    -d '{{"eventId":"{event}","quantity":3}}'
+
   grpcurl -plaintext -d '{{"event_id":"{event}","quantity":2,"seat_ids":["B-1","B-2"]}}' \\
     {stack.grpc_address} com.traffic_tacos.reservation.v1.ReservationService/CreateReservation
 """

@@ -16,7 +16,7 @@ from reservation.domain.errors import (
     SeatUnavailable,
     ServiceUnavailable,
 )
-from reservation.domain.model import Status
+from reservation.domain.model import Status, Wish
 from tests.contract.test_audit import broken_of
 from tests.support.invariants import violations
 from tests.support.store import EVENT, HOLD_MS, NOW, SettableClock, Venue, soon
@@ -67,6 +67,22 @@ async def test_of_twenty_equal_requests_at_once_one_takes_the_seats_and_all_answ
         answers = await asyncio.gather(*asked)
     assert {(hold.id, hold.op_id, hold.version) for hold in answers} == {("hld_rsv_1", answers[0].op_id, 1)}
     assert violations(await venue.rows()) == []
+
+
+@pytest.mark.parametrize("quantity", [2, 8], ids=["some", "all there are"])
+async def test_of_twenty_equal_wishes_at_once_one_is_fulfilled_and_all_answer_it(venue: Venue, quantity: int) -> None:
+    """Each process chooses other seats, and finds out that the hold is there already."""
+    async with venue.behind(hold=0.002) as (_, client):
+        parties = [venue.party(client, stripe=(rank, 2)) for rank in range(2)]
+        wish = Wish(quantity, allow_split=True)
+        asked = (parties[n % 2].reserve("rsv_1", until=DEADLINE, wish=wish) for n in range(20))
+        answers = await asyncio.gather(*asked)
+    assert {(hold.id, hold.op_id, hold.seat_ids) for hold in answers} == {
+        ("hld_rsv_1", answers[0].op_id, answers[0].seat_ids)
+    }
+    rows = await venue.rows()
+    assert sum(seat["status"]["S"] == "HELD" for seat in rows.seats.values()) == quantity
+    assert violations(rows) == []
 
 
 async def test_a_later_time_extends_the_hold_and_an_earlier_one_never_shortens_it(venue: Venue) -> None:
@@ -167,6 +183,13 @@ async def test_a_release_that_comes_before_its_reserve_leaves_it_nothing_to_do(v
             await late
     assert (await venue.seat("A-1"))["status"] == {"S": "AVAILABLE"}
     assert violations(await venue.rows()) == []
+
+
+async def test_a_release_that_comes_before_its_wish_leaves_nothing_to_choose(venue: Venue) -> None:
+    await venue.party().release("rsv_1")
+    with pytest.raises(ReservationAlreadyCancelled):
+        await venue.party().reserve("rsv_1", wish=Wish(2))
+    assert {seat["status"]["S"] for seat in (await venue.rows()).seats.values()} == {"AVAILABLE"}
 
 
 async def test_what_was_never_held_is_not_sold(venue: Venue) -> None:

@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from reservation import edge
-from reservation.demo import Rest, Sale
+from reservation.demo import Sale
 from reservation.domain.model import SeatStatus
+from reservation.doors import Rest
 from reservation.settings import Settings
 from tests.support.command import Command, Ended, ended, environment_of, started
 from tests.support.rest import CREATE, body_of, wanted
@@ -114,10 +115,11 @@ async def test_a_demo_whose_step_fails_says_which_and_why_and_exits_1() -> None:
 async def test_local_welcomes_with_commands_that_work_as_they_stand() -> None:
     async with started(*LOCAL, **FREE_PORTS) as command:
         await _up(command)
-        curl, grpcurl = _commands(command.out)
-        created = await _shell(curl)
-        assert created.startswith("HTTP/1.1 201 ")
-        assert '"seatIds":["A-12","A-13"]' in created
+        *curls, grpcurl = _commands(command.out)
+        for curl, seat_ids in zip(curls, ('["A-12","A-13"]', '["A-24","A-25","A-26"]'), strict=True):
+            created = await _shell(curl)
+            assert created.startswith("HTTP/1.1 201 ")
+            assert f'"seatIds":{seat_ids}' in created
         assert json.loads(await _shell(grpcurl))["status"] == "HOLD"
         assert (await command.end(signal.SIGINT)).code == 0
 
@@ -324,8 +326,8 @@ async def test_an_import_without_tables_says_what_is_missing(tmp_path: Path, set
 async def test_the_demo_event_is_imported(settings: Settings, store: dict[str, str]) -> None:
     told = await ended("events", "demo", **store)
     assert told.code == 0, told
-    assert told.out_words.startswith("evt_2025_1001: 500 seats added, ")
-    assert len(await _inventory(settings)) == 501
+    assert told.out_words.startswith("evt_2025_1001: 700 seats added, ")
+    assert len(await _inventory(settings)) == 701
 
 
 async def test_a_json_file_with_everything_is_imported_shown_and_kept_by_a_csv_file_after_it(
@@ -428,12 +430,10 @@ async def _up(command: Command) -> str:
     return url
 
 
-def _commands(lines: list[str]) -> tuple[str, str]:
-    """The curl line and the grpcurl line that `local` prints, with their continuations."""
-    text = "".join(lines)
-    found = re.findall(r"^  (curl|grpcurl)( .*(?:\\\n.*)+)", text, re.MULTILINE)
-    (_, curl), (_, grpcurl) = found
-    return f"curl --silent{curl}", f"grpcurl{grpcurl}"
+def _commands(lines: list[str]) -> list[str]:
+    """The curl and grpcurl lines that `local` prints, with their continuations."""
+    found = re.findall(r"^  (curl|grpcurl)( .*(?:\\\n.*)+)", "".join(lines), re.MULTILINE)
+    return [f"curl --silent{arguments}" if name == "curl" else name + arguments for name, arguments in found]
 
 
 async def _shell(command: str) -> str:

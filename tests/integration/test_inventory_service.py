@@ -1,6 +1,6 @@
 """InventoryService over a real channel: what a service that sells from this inventory is answered."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,6 +8,8 @@ import grpc
 import pytest
 import pytest_asyncio
 
+from reservation.catalog import Catalog
+from reservation.domain.model import Event, Money, Seat
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from tests.support.system import EVENT_ID, System, call, create_request, hold, own_settings, refusal, selling
 
@@ -15,6 +17,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HOLD, CONFIRMED = messages.ReservationStatus.HOLD, messages.ReservationStatus.CONFIRMED
 CANCELLED = messages.ReservationStatus.CANCELLED
+PLACES = tuple(Seat(f"P-{number}", "Pit", "", "", Money(50_000, "KRW")) for number in range(1, 5))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -23,8 +26,8 @@ async def system(ministack_url: str) -> AsyncIterator[System]:
         yield system
 
 
-def reserve(name: str, seat_ids: list[str], **fields: Any) -> messages.ReserveSeatRequest:
-    wanted = {"reservation_id": name, "event_id": EVENT_ID, "seat_ids": seat_ids} | fields
+def reserve(name: str, seat_ids: Sequence[str], **fields: Any) -> messages.ReserveSeatRequest:
+    wanted = {"reservation_id": name, "event_id": EVENT_ID, "seat_ids": list(seat_ids)} | fields
     return messages.ReserveSeatRequest(**wanted)
 
 
@@ -108,6 +111,94 @@ async def test_customers_who_come_through_the_edge_may_not_sell_from_it(system: 
     assert await system.items("reservations") == before
 
 
-async def test_a_choice_of_seats_is_not_served_yet(system: System) -> None:
-    refused = await refusal(call(system.channel, reserve("rsv_wish", [], quantity=2)))
-    assert refused.status is grpc.StatusCode.UNIMPLEMENTED
+# A choice of seats
+
+
+async def test_seats_are_chosen_held_and_told_again_when_asked_again(system: System) -> None:
+    first = (await call(system.channel, reserve("rsv_wish", [], quantity=3, section="Standing"))).message
+    assert (first.hold_id, first.status) == ("hld_rsv_wish", HOLD)
+    assert {(seat.section, seat.row, seat.status.name) for seat in first.reserved_seats} == {("Standing", "", "HELD")}
+    assert len({seat.id for seat in first.reserved_seats}) == 3
+    for again in (
+        reserve("rsv_wish", [], quantity=3, section="Standing"),
+        reserve("rsv_wish", [], quantity=3),
+        reserve("rsv_wish", [seat.id for seat in first.reserved_seats]),
+    ):
+        assert (await call(system.channel, again)).message == first
+    held = [item for item in await system.items("inventory") if item.get("holder", {}).get("S") == first.hold_id]
+    assert len(held) == 3
+
+
+@pytest.mark.parametrize(
+    "other", [{"quantity": 3}, {"quantity": 2, "section": "Floor"}, {"seat_ids": ["A-50"]}], ids=str
+)
+async def test_the_same_id_with_another_wish_is_refused(system: System, other: dict[str, Any]) -> None:
+    name = "rsv_other_wish"
+    await call(system.channel, reserve(name, [], quantity=2, section="Standing"))
+    refused = await refusal(call(system.channel, reserve(name, **({"seat_ids": []} | other))))
+    assert (refused.status, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_CONFLICT")
+
+
+async def test_a_wish_is_extended_by_the_same_request_with_a_later_end(system: System) -> None:
+    ends_at = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=30)
+    wish: dict[str, Any] = {"quantity": 2, "section": "Standing"}
+    first = (await call(system.channel, reserve("rsv_longer", [], hold_expires_at=ends_at, **wish))).message
+    later = ends_at + timedelta(seconds=30)
+    extended = (await call(system.channel, reserve("rsv_longer", [], hold_expires_at=later, **wish))).message
+    assert (extended.reserved_seats, extended.hold_expires_at) == (first.reserved_seats, later)
+
+
+async def test_a_wish_for_what_is_not_there_is_refused_for_good(system: System) -> None:
+    refused = await refusal(call(system.channel, reserve("rsv_nowhere", [], quantity=1, section="Balcony")))
+    assert (refused.reason, refused.violations) == ("INVALID_REQUEST", ("section",))
+    await system.put_on_sale(Catalog(Event("evt_small"), PLACES))
+    await call(system.channel, reserve("rsv_all", [], event_id="evt_small", quantity=4))
+    refused = await refusal(call(system.channel, reserve("rsv_late", [], event_id="evt_small", quantity=1)))
+    assert (refused.reason, refused.facts) == ("SEAT_UNAVAILABLE", {"seat_ids": ""})
+
+
+# What the event allows
+
+
+BY_ID_OR_QUANTITY = pytest.mark.parametrize("wanted", [{"seat_ids": ["P-1"]}, {"seat_ids": [], "quantity": 1}], ids=str)
+
+
+@BY_ID_OR_QUANTITY
+@pytest.mark.parametrize(
+    "event",
+    [Event("evt_early", sale_starts_at=9_999_999_999_000), Event("evt_over", sale_ends_at=1_000)],
+    ids=["early", "over"],
+)
+async def test_before_and_after_its_sale_an_event_sells_nothing_to_services_either(
+    system: System, event: Event, wanted: dict[str, Any]
+) -> None:
+    await system.put_on_sale(Catalog(event, PLACES))
+    refused = await refusal(call(system.channel, reserve("rsv_closed", event_id=event.id, **wanted)))
+    assert (refused.status, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SALE_NOT_OPEN")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "field"),
+    [({"seat_ids": ["P-1", "P-2", "P-3"]}, "seat_ids"), ({"seat_ids": [], "quantity": 3}, "quantity")],
+)
+async def test_no_service_gets_more_seats_than_the_event_allows(
+    system: System, wanted: dict[str, Any], field: str
+) -> None:
+    await system.put_on_sale(Catalog(Event("evt_two_each", max_seats=2), PLACES))
+    refused = await refusal(call(system.channel, reserve("rsv_three", event_id="evt_two_each", **wanted)))
+    assert (refused.reason, refused.violations) == ("INVALID_REQUEST", (field,))
+
+
+@BY_ID_OR_QUANTITY
+async def test_a_users_holds_are_limited_whoever_asks_for_them_and_asking_again_takes_no_other(
+    system: System, wanted: dict[str, Any]
+) -> None:
+    event_id = f"evt_once_{len(wanted['seat_ids'])}"
+    await system.put_on_sale(Catalog(Event(event_id, max_holds_per_user=1), PLACES))
+    first = reserve(f"rsv_{event_id}", ["P-4"], event_id=event_id, user_id="ann")
+    assert (await call(system.channel, first)).message == (await call(system.channel, first)).message
+    second = reserve(f"rsv_{event_id}_2", event_id=event_id, user_id="ann", **wanted)
+    refused = await refusal(call(system.channel, second))
+    assert (refused.status, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "HOLD_LIMIT_REACHED")
+    await call(system.channel, release(first.reservation_id, event_id=event_id))
+    await call(system.channel, second)

@@ -13,8 +13,8 @@ from reservation.domain.errors import (
     ReservationExpired,
     SeatUnavailable,
 )
-from reservation.domain.model import Status
-from tests.support.remote import Died, Life, Sale, Seller, open_sale, settled
+from reservation.domain.model import Status, Wish
+from tests.support.remote import PITS, Died, Life, Sale, Seller, open_sale, settled
 from tests.support.store import HOLD_MS, PRICE, soon
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -122,6 +122,7 @@ async def test_of_many_customers_one_gets_the_seat(sale: Sale) -> None:
 COMMANDS = {
     # the steps of each command, in their order
     "create": ["write", "reserve", "write"],
+    "create by quantity": ["write", "reserve", "write"],
     "refused create": ["write", "reserve", "write"],
     "confirm": ["write", "commit", "write"],
     "refused confirm": ["write", "commit", "release", "write"],
@@ -163,6 +164,9 @@ async def test_wherever_a_process_dies_both_sides_agree_in_the_end(
 
 async def _run(sale: Sale, seller: Seller, command: str, key: str) -> None:
     """The command by this process, of what another one has prepared."""
+    if command == "create by quantity":
+        await seller.create(key=key, wish=Wish(2, PITS[0]))  # all of them are free again before the next one
+        return
     (seat_id,) = sale.fresh()
     helper = sale.seller()
     if command == "create":

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from io import StringIO
 
+import betterproto2
 import grpc
 import pytest
 import pytest_asyncio
@@ -22,6 +23,7 @@ from reservation.settings import Settings
 from tests.support.command import Command, environment_of, started
 from tests.support.system import (
     EVENT_ID,
+    PACKAGE,
     Answer,
     System,
     call,
@@ -100,6 +102,39 @@ async def test_seats_are_held_refused_sold_and_returned_through_the_other_servic
     assert (await pair.seat(sold_id), await pair.seat(returned_id)) == ("SOLD", "AVAILABLE")
 
 
+async def test_seats_are_chosen_by_the_other_service(pair: Pair) -> None:
+    wish = {"quantity": 3, "section": "Standing"}
+    created = (await call(pair.seller.channel, create_request([], **wish))).message
+    assert {(seat.section, seat.row) for seat in created.reserved_seats} == {("Standing", "")}
+    assert [await pair.seat(seat_id) for seat_id in created.seat_ids] == ["HELD"] * 3
+    assert created.total_amount.amount == 3 * 50_000
+
+
+async def test_a_watch_tells_what_becomes_of_seats_that_are_elsewhere(pair: Pair) -> None:
+    held = await hold(pair.seller.channel, pair.seller.fresh_seats())
+    watch = messages.WatchReservationRequest(reservation_id=held)
+    rpc = pair.seller.channel.unary_stream(
+        f"/{PACKAGE}.ReservationService/WatchReservation", bytes, messages.GetReservationResponse.FromString
+    )
+    told = aiter(rpc(watch, timeout=30))
+    seen = [(await anext(told)).status]
+    await call(pair.seller.channel, messages.ConfirmReservationRequest(held, "pay_1"))
+    seen += [each.status async for each in told]
+    assert seen == [messages.ReservationStatus.HOLD, CONFIRMED]
+
+
+async def test_a_user_lists_reservations_whose_seats_are_elsewhere_newest_first(pair: Pair) -> None:
+    channel = pair.seller.channel
+    named = await hold(channel, pair.seller.fresh_seats(), user_id="lister")
+    chosen = await hold(channel, [], quantity=2, section="Standing", user_id="lister")
+    await call(channel, messages.CancelReservationRequest(named))
+    page = (await call(channel, messages.ListReservationsRequest("lister"))).message
+    assert [(each.reservation_id, each.status, each.quantity) for each in page.reservations] == [
+        (chosen, messages.ReservationStatus.HOLD, 2),
+        (named, CANCELLED, 1),
+    ]
+
+
 async def test_what_is_wrong_with_a_request_is_told_as_the_other_service_says_it(pair: Pair) -> None:
     refused = await refusal(call(pair.seller.channel, create_request(["A-1", "Z-99"])))
     assert (refused.reason, refused.violations) == ("INVALID_REQUEST", ("seat_ids[1]",))
@@ -107,10 +142,21 @@ async def test_what_is_wrong_with_a_request_is_told_as_the_other_service_says_it
     assert refused.reason == "EVENT_NOT_FOUND"
 
 
-async def test_who_keeps_no_seats_serves_no_inventory(pair: Pair) -> None:
-    request = messages.ReserveSeatRequest(reservation_id="rsv_1", event_id=EVENT_ID, seat_ids=["A-1"])
-    refused = await refusal(call(pair.seller.channel, request))
-    assert refused.status is grpc.StatusCode.UNIMPLEMENTED
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        messages.CheckAvailabilityRequest(EVENT_ID, ["A-1"]),
+        messages.ReserveSeatRequest("rsv_1", EVENT_ID, ["A-1"]),
+        messages.CommitReservationRequest("rsv_1", EVENT_ID, payment_intent_id="pay_1"),
+        messages.ReleaseHoldRequest("rsv_1", EVENT_ID),
+        messages.GetInventoryStatusRequest(EVENT_ID),
+        messages.ListSeatsRequest(EVENT_ID),
+    ],
+    ids=lambda request: type(request).__name__,
+)
+async def test_who_keeps_no_seats_serves_no_inventory(pair: Pair, request_of: betterproto2.Message) -> None:
+    refused = await refusal(call(pair.seller.channel, request_of))
+    assert (refused.status, refused.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
 
 
 async def test_while_the_other_process_stands_still_nothing_is_held_and_then_all_goes_on(pair: Pair) -> None:

@@ -51,8 +51,6 @@ SERVED = (
     *(f"InventoryService/{command}" for command in ("ReserveSeat", "CommitReservation", "ReleaseHold")),
     *("InventoryService/CheckAvailability", "InventoryService/GetInventoryStatus", "InventoryService/ListSeats"),
 )
-UNSERVED = (*("InventoryService/ReserveSeat", "InventoryService/CommitReservation", "InventoryService/ReleaseHold"),)
-UNSERVED_STREAM = "ReservationService/WatchReservation"
 STREAM = "ReservationService/WatchReservation"
 
 
@@ -259,11 +257,6 @@ async def test_a_read_that_a_frozen_store_swallowed_did_nothing_and_may_be_retri
     _check(refused, grpc.StatusCode.UNAVAILABLE, "SERVICE_UNAVAILABLE", retry_after=1.0)
 
 
-@pytest.mark.parametrize("method", UNSERVED)
-async def test_a_method_that_is_not_served_yet_says_so_in_the_common_form(system: System, method: str) -> None:
-    _check(await _refused_raw(system.channel, method, b""), grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
-
-
 # Hostile bytes
 
 _VALID = bytes(create_request(["A-1"], user_id="u", metadata=messages.ReservationMetadata(tags={"a": "b"})))
@@ -279,7 +272,7 @@ _OUR_WORDS = ("bad request: ", "Reservation not found", "Event not found", "Not 
 @given(raw=st.binary(max_size=200) | _NEARLY_VALID)
 @settings(max_examples=60, deadline=None)
 async def test_whatever_bytes_come_to_whatever_method_a_refusal_is_in_our_own_words(system: System, raw: bytes) -> None:
-    methods = (*SERVED, *UNSERVED, STREAM)
+    methods = (*SERVED, STREAM)
     for refused in await asyncio.gather(*(_refused_or_not(system.channel, method, raw) for method in methods)):
         if refused is not None:
             assert refused.domain == ERROR_DOMAIN
@@ -362,7 +355,7 @@ def _check(refused: Refusal, status: grpc.StatusCode, reason: str, retry_after: 
 async def _raw(channel: grpc.aio.Channel, method: str, raw: bytes) -> bytes:
     """The first message of the answer. A method without its package is one of ours."""
     path = method if method.startswith("/") else f"/{PACKAGE}.{method}"
-    if method in SERVED or method in UNSERVED:
+    if method in SERVED:
         return bytes(await channel.unary_unary(path)(raw))
     async for message in channel.unary_stream(path)(raw):
         return bytes(message)

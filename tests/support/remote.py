@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from reservation.aws.client import AwsClient
 from reservation.background.recovery import Recovery
 from reservation.domain import model
 from reservation.domain.commands import Cancel, Confirm, Create
-from reservation.domain.model import Reservation, Seat
+from reservation.domain.model import Reservation, Seat, Wish
 from reservation.dynamodb.sagas import DynamoSagas
 from reservation.inventory.breaker import Breaker
 from reservation.inventory.remote import CHANNEL_OPTIONS, RemoteInventory
@@ -39,6 +40,10 @@ from tests.support.store import (
 )
 
 MANY_SEATS = tuple(Seat(f"B-{number}", "Floor", "B", str(number), PRICE) for number in range(1, 400))
+PIT_PLACES = 5
+PITS = tuple(f"Pit {number}" for number in range(1, 31))
+"""General-admission sections of so many places each, for tests whose seats are chosen."""
+_PLACES = tuple(Seat(f"{pit}-{number}", pit, "", "", PRICE) for pit in PITS for number in range(1, PIT_PLACES + 1))
 
 
 class Died(Exception):
@@ -91,9 +96,15 @@ class Seller:
     life: Life
 
     async def create(
-        self, *seat_ids: str, key: str = "", token: str = "", user: str = "ann", traceparent: str = ""
+        self,
+        *seat_ids: str,
+        key: str = "",
+        token: str = "",
+        user: str = "ann",
+        traceparent: str = "",
+        wish: Wish | None = None,
     ) -> Recorded:
-        create = Create(EVENT.id, seat_ids, user, token, key, traceparent=traceparent)
+        create = Create(EVENT.id, seat_ids, user, token, key, traceparent=traceparent, wish=wish)
         return await self.service.create(create, soon())
 
     async def extend(self, reservation_id: str, milliseconds: int, op_id: str = "op_extend") -> Reservation:
@@ -129,6 +140,7 @@ class Sale:
     keeper: Party
     channel: grpc.aio.Channel
     seats: Iterator[str] = field(default_factory=lambda: (seat.id for seat in MANY_SEATS))
+    pits: Iterator[str] = field(default_factory=lambda: iter(PITS))
 
     def fresh(self, count: int = 1) -> tuple[str, ...]:
         """Ids of seats that no test has had yet."""
@@ -179,6 +191,15 @@ class Sale:
         """Its status at the service that keeps it."""
         return str((await self.other.seat(seat_id))["status"]["S"])
 
+    async def taken(self, pit: str) -> Counter[str]:
+        """How many of the pit's places are in which status, but for those that are AVAILABLE."""
+        there = (await self.other.rows()).seats.values()
+        return Counter(
+            str(place["status"]["S"])
+            for place in there
+            if place["section"]["S"] == pit and place["status"]["S"] != "AVAILABLE"
+        )
+
     async def wrong(self) -> list[str]:
         """Everything that is wrong on either side, or told differently by them."""
         own, other, now = await self.own.rows(), await self.other.rows(), self.own.clock.now()
@@ -195,7 +216,7 @@ async def open_sale(url: str) -> AsyncIterator[Sale]:
     async with AsyncExitStack() as closing:
         own, other = [await closing.enter_async_context(open_venue(url)) for _ in range(2)]
         other.clock = own.clock
-        await other.sell(MANY_SEATS)
+        await other.sell((*MANY_SEATS, *_PLACES))
         keeper = other.party()
         availability = Availability(keeper.inventory, keeper.clock)
         server = build([inventory_service(InventoryHandlers(availability, keeper.holds, max_seats=10))], Health())

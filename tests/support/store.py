@@ -129,10 +129,16 @@ class Party:
         return await self.service.extend(command, soon(patience))
 
     async def reserve(
-        self, reservation_id: str, *seat_ids: str, until: int | None = None, event: str = EVENT.id, user: str = "user_1"
+        self,
+        reservation_id: str,
+        *seat_ids: str,
+        until: int | None = None,
+        event: str = EVENT.id,
+        user: str = "user_1",
+        wish: Wish | None = None,
     ) -> Reservation:
         """For another service's reservation; `until` in milliseconds."""
-        return await self.holds.reserve(Reserve(reservation_id, event, seat_ids, user, until), soon())
+        return await self.holds.reserve(Reserve(reservation_id, event, seat_ids, user, until, wish), soon())
 
     async def commit(
         self, reservation_id: str, *seat_ids: str, quantity: int = 0, payment: str = "pay_1", event: str = EVENT.id

@@ -1,6 +1,7 @@
 """Event files: a good one becomes a catalog, a bad one is refused whole with every problem and its line."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -111,10 +112,14 @@ def test_ids_of_128_characters_are_taken(file: Callable[..., Path]) -> None:
     assert catalog.read(path).event == Event(LONG[1:], "", 5)
 
 
-def test_the_demo_event_is_a_hall_of_500_seats_of_different_ids() -> None:
+def test_the_demo_event_is_a_hall_of_500_seats_and_200_places_of_different_ids() -> None:
     found = catalog.demo()
     assert found.event == catalog.DEMO_EVENT
-    assert len({each.id for each in found.seats}) == 500
+    assert len({each.id for each in found.seats}) == 700
+    assert Counter((each.section, each.row != "") for each in found.seats) == {
+        ("Floor", True): 500,
+        ("Standing", False): 200,
+    }
     assert {"A-12", "A-13", "B-1", "B-2"} <= {each.id for each in found.seats}
 
 
