@@ -278,7 +278,10 @@ class Machine(RuleBasedStateMachine):
             assert type(told) in refusals, f"{told!r} is none of {refusals} for {command}"
         else:
             assert may_succeed, f"{told.reservation.seat_ids} for {command}, which must be refused"
-            self._sales.create(command, told.reservation, now)
+            made = told.reservation
+            if told.replayed:  # what is remembered under a key does not tell the slot
+                made = self._ask(process, lambda party: party.get(told.reservation.id))
+            self._sales.create(command, made, now)
             self._heard(told)
 
     def _change(self, process: int, command: Change) -> None:
