@@ -188,7 +188,8 @@ class ExpectedSales:
     # Keys
 
     def known(self, command: Command, now: int) -> Known | None:
-        known = self.keys.get(self._scope(command))
+        scope = self._scope(command)
+        known = self.keys.get(scope) if scope is not None else None
         return known if known is not None and now < known.until else None
 
     def remember(self, command: Command, answer: Reservation, now: int) -> None:
@@ -199,7 +200,7 @@ class ExpectedSales:
             until = min(until, answer.hold_expires_at)
         self.keys[scope] = Known(content(command), answer, -(-until // 1000) * 1000)
 
-    def _scope(self, command: Command) -> tuple[object, ...] | None:  # type: ignore[return]
+    def _scope(self, command: Command) -> tuple[object, ...] | None:
         if command.idempotency_key:
             user = command.user_id if isinstance(command, Create) else self.holds[command.reservation_id].user
             return (type(command), user, command.idempotency_key)
