@@ -135,8 +135,8 @@ class Fleet:
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
-    """All of them, as a process reads them."""
-    return {name.upper(): str(value) for name, value in settings.model_dump(exclude_none=True).items()}
+    """Those that are not as they are by default, as a process reads them."""
+    return {name.upper(): str(value) for name, value in settings.model_dump(exclude_defaults=True).items()}
 
 
 @asynccontextmanager
