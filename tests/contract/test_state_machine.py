@@ -8,11 +8,11 @@ the few that are the same in each run; it wants `--timeout=0`.
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
-from hypothesis import HealthCheck, Phase, settings
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -52,14 +52,14 @@ PIT = [Seat(f"Pit-{number}", "Pit", "", "", PRICE) for number in range(1, 6)]
 HALL = [*FLOOR, *PIT]
 SEAT_IDS = [seat.id for seat in HALL]
 
-SHARD, KEY_WINDOW_MS = "0001", 20_000
+SHARD, KEY_WINDOW_MS = "0001", 8_000
 PROCESSES, TRIES = 3, 40
 QUANTUM_MS = 250
 """Clocks move by multiples of it. A hold with less left would end while its command is under way: commands are patient
 in real time."""
 
 process = st.integers(0, PROCESSES - 1)
-which = st.integers(0, 7)
+which = st.sampled_from([0, 1, 0, 1, 2, 3, 5])
 user = st.sampled_from(["user_1", "user_2", "user_3"])
 owner = st.sampled_from(["anybody", "anybody", "its own", "its own", "anybody", "another"])
 sent = st.sampled_from(["nothing", "key", "token"])
@@ -117,35 +117,40 @@ class Machine(RuleBasedStateMachine):
         for process, user, wish, sent in customers:
             self._create(process, self._new_create(user, sent, (), wish))
 
-    @precondition(lambda self: self._answers)
     @rule(process=process, which=which, user=user, sent=sent)
     def hold_what_somebody_has_or_had(self, process: int, which: int, user: str, sent: str) -> None:
+        if not self._answers:
+            return
         self._create(process, self._new_create(user, sent, self._hold(which).seat_ids))
 
     # Changes
 
-    @precondition(lambda self: self._answers)
     @rule(process=process, which=which, payment=payments, owner=owner, keyed=st.booleans())
     def confirm(self, process: int, which: int, payment: str, owner: str, keyed: bool) -> None:
+        if not self._answers:
+            return
         hold = self._hold(which)
         self._change(process, Confirm(hold.id, payment, _owner(owner, hold), self._key(keyed)))
 
-    @precondition(lambda self: self._answers)
     @rule(process=process, which=which, owner=owner, keyed=st.booleans())
     def cancel(self, process: int, which: int, owner: str, keyed: bool) -> None:
+        if not self._answers:
+            return
         hold = self._hold(which)
         self._change(process, Cancel(hold.id, "changed my mind", _owner(owner, hold), self._key(keyed)))
 
-    @precondition(lambda self: self._answers)
-    @rule(process=process, which=which, seconds=st.sampled_from([1, 5, 30, 291]), owner=owner, keyed=st.booleans())
+    @rule(process=process, which=which, seconds=st.sampled_from([5, 30, 291]), owner=owner, keyed=st.booleans())
     def extend(self, process: int, which: int, seconds: int, owner: str, keyed: bool) -> None:
+        if not self._answers:
+            return
         hold = self._hold(which)
         self._change(process, Extend(hold.id, seconds, "", _owner(owner, hold), self._key(keyed)))
 
-    @precondition(lambda self: self._commands)
     @rule(process=process, which=which, other=st.booleans())
     def send_again(self, process: int, which: int, other: bool) -> None:
         """The same, or other content under the same key."""
+        if not self._commands:
+            return
         command = self._commands[-1 - which % len(self._commands)]
         if isinstance(command, Create):
             self._create(process, _other_create(command) if other else _reordered(command))
@@ -165,10 +170,15 @@ class Machine(RuleBasedStateMachine):
         for held in holds:
             self._settle(process, held)
 
-    @precondition(lambda self: self._settling and self._answers)
+    @precondition(lambda self: self._settling)
     @rule(process=process, which=which)
     def settle_what_was_seen_long_ago(self, process: int, which: int) -> None:
-        self._settle(process, self._answers[-1 - which % len(self._answers)])
+        """Best what has changed since."""
+        if not self._answers:
+            return
+        newest_first = self._answers[::-1]
+        answers = sorted(newest_first, key=lambda seen: self._sales.holds[seen.id].version == seen.version)
+        self._settle(process, answers[which % len(answers)])
 
     # Time, hints, blocks
 
@@ -180,10 +190,11 @@ class Machine(RuleBasedStateMachine):
         if self._now(ahead) + QUANTUM_MS <= min(self._clocks) + SKEW_MS:
             self._parties[ahead].clock.advance(QUANTUM_MS)
 
-    @precondition(lambda self: self._answers)
     @rule(process=process, which=which)
     def wait_for_the_end_of_a_hold(self, process: int, which: int) -> None:
         """By the clock of one process."""
+        if not self._answers:
+            return
         left = self._hold(which).ends_at - self._now(process)
         for party in self._parties:
             party.clock.advance(max(0, left))
@@ -211,12 +222,15 @@ class Machine(RuleBasedStateMachine):
         self._look_at_the_seats(process)
         mine = self._list(process, user)
         for hold in mine:
-            told = self._ask(process, partial(_get, hold.id, _owner(owner, hold)))
+            told = self._get(process, hold.id, _owner(owner, hold))
             if owner == "another":
                 assert isinstance(told, ReservationNotFound)
             else:
                 assert told.status == self._sales.seen(hold, self._now(process), SKEW_MS)
                 assert told.version == hold.version
+
+    def _get(self, process: int, reservation_id: str, owner: str | None) -> Any:
+        return self._ask(process, lambda party: party.get(reservation_id, owner))
 
     def _list(self, process: int, user: str) -> list[Hold]:
         page = self._ask(process, lambda party: party.service.page(Listing(user, EVENT.id, size=100), soon()))
@@ -281,9 +295,9 @@ class Machine(RuleBasedStateMachine):
             assert may_succeed, f"{told.reservation.seat_ids} for {command}, which must be refused"
             made = told.reservation
             if told.replayed:  # what is remembered under a key does not tell the slot
-                made = self._ask(process, lambda party: party.get(told.reservation.id))
+                made = self._get(process, told.reservation.id, None)
             self._sales.create(command, made, now)
-            self._heard(told)
+            self._heard(process, told)
 
     def _change(self, process: int, command: Change) -> None:
         self._commands.append(command)
@@ -305,7 +319,7 @@ class Machine(RuleBasedStateMachine):
             assert (reservation.hold_expires_at, reservation.payment_intent_id) == (hold.ends_at, hold.payment)
             if expected:
                 self._sales.remember(command, reservation, self._now(process))
-                self._heard(told)
+                self._heard(process, told)
 
     def _settle(self, process: int, held: Reservation) -> None:
         hold = self._sales.holds[held.id]
@@ -322,9 +336,15 @@ class Machine(RuleBasedStateMachine):
         """The definite answer, be it a refusal."""
         return self._run(self._tables.answer(lambda: call(self._parties[process])))
 
-    def _heard(self, told: Recorded) -> None:
+    def _heard(self, process: int, told: Recorded) -> None:
         assert not told.replayed or self._tables.faulty
         self._answers.append(told.reservation)
+        if told.replayed:
+            return
+        hall = self._parties[process].halls.known(EVENT.id)
+        shown = {seat.id: status for seat, status in hall.seats(now=self._now(process))[0]} if hall else {}
+        for seat_id in told.reservation.seat_ids if hall else ():
+            assert shown[seat_id] is self._sales.taken[seat_id].status, "a process does not show what it has done"
 
     def _new_create(self, user: str, sent: str, seat_ids: tuple[str, ...], wish: Wish | None = None) -> Create:
         name = f"{sent}_{len(self._commands)}"
@@ -441,10 +461,6 @@ def _state(rows: Rows) -> dict[str, object]:
     }
 
 
-async def _get(reservation_id: str, owner: str | None, party: Party) -> Reservation:
-    return await party.get(reservation_id, owner)
-
-
 def _slot(pk: str) -> tuple[str, int]:
     _, user, number = pk.rsplit("#", 2)
     return user, int(number)
@@ -453,11 +469,11 @@ def _slot(pk: str) -> tuple[str, int]:
 # The runs
 
 
-def run(machine: Any, examples: int, steps: int = 25) -> None:
+def run(machine: Callable[[], Machine], examples: int, steps: int = 25) -> None:
     """So many examples of so many steps, the same ones in each run unless STATE_MACHINE_EXAMPLES says otherwise."""
     more = int(os.environ.get("STATE_MACHINE_EXAMPLES", "0"))
     run_state_machine_as_test(
-        machine,
+        machine,  # type: ignore[arg-type]  # a function that makes one will do
         settings=settings(
             max_examples=more or examples,
             stateful_step_count=2 * steps if more else steps,
@@ -472,7 +488,7 @@ def run(machine: Any, examples: int, steps: int = 25) -> None:
 
 def test_on_ministack(ministack_url: str) -> None:
     with fresh_tables(ministack_url) as tables:
-        run(lambda: Machine(tables), 25)
+        run(lambda: Machine(tables), 50)
 
 
 def test_on_dynamodb_local(dynamodb_local_url: str) -> None:
@@ -480,7 +496,12 @@ def test_on_dynamodb_local(dynamodb_local_url: str) -> None:
         run(lambda: Machine(tables), 6)
 
 
-def test_with_throttles_and_lost_replies(ministack_url: str) -> None:
-    """Whose outcome is not known to the caller is sent again, with its key."""
-    with fresh_tables(ministack_url, throttle=0.1, lose_reply=0.1, rng=Random(1)) as tables:
-        run(lambda: Machine(tables), 6)
+@pytest.mark.parametrize("number", range(10))
+def test_with_throttles_and_lost_replies(ministack_url: str, number: int) -> None:
+    """Whose outcome is not known to the caller is sent again, with its key.
+
+    Each run is one of its own (its first example is the simplest one there is): which call a fault strikes differs from
+    run to run, and examples that grow out of one another have to come out the same.
+    """
+    with fresh_tables(ministack_url, throttle=0.1, lose_reply=0.15, rng=Random(number)) as tables:
+        run(seed(number)(lambda: Machine(tables)), 2)

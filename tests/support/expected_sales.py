@@ -245,6 +245,7 @@ class ExpectedSales:
                 if not has_slot:
                     return HoldExtensionDenied
                 hold.extensions += 1
+                hold.version += 1
                 hold.ends_at += 1000 * command.seconds
                 for seat_id in hold.seat_ids:
                     self.taken[seat_id].until = hold.ends_at
@@ -256,7 +257,6 @@ class ExpectedSales:
             case Cancel():
                 self._end(hold, Status.CANCELLED)
                 self._free(hold.seat_ids, process, clocks)
-        hold.version += type(command) is Extend
         return True
 
     def _end(self, hold: Hold, status: Status) -> None:

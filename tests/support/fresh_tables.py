@@ -15,7 +15,7 @@ from tests.support.store import Party, Venue, open_venue
 T = TypeVar("T")
 
 _BATCH = 25  # BatchWriteItem takes no more
-_TRIES, _IMPATIENT_SECONDS = 100, 0.1
+_TRIES, _IMPATIENT_SECONDS = 100, 1.0  # less, and a choice that has to try many seats comes to no end, however often
 
 
 class FreshTables:
@@ -69,17 +69,14 @@ class FreshTables:
 
     async def answer(self, call: Callable[[], Awaitable[T]]) -> T | ReservationError:
         """The definite one, be it a refusal. Where faults are, whatever has no definite outcome is called again."""
-        for _ in range(_TRIES if self.faulty else 0):
+        for tries_left in reversed(range(_TRIES if self.faulty else 1)):
             try:
                 return await call()
-            except (UpstreamTimeout, ServiceUnavailable):
-                continue
             except ReservationError as refusal:
-                return refusal
-        try:
-            return await call()
-        except ReservationError as refusal:
-            return refusal
+                definite = not isinstance(refusal, (UpstreamTimeout, ServiceUnavailable))
+                if definite or not tries_left:
+                    return refusal
+        raise AssertionError("the last try ends it")
 
 
 @contextmanager
