@@ -431,7 +431,7 @@ async def test_an_answer_or_a_verdict_gives_back_all_that_its_call_took(ending: 
             server.plan[:] = ["throttle", "unavailable", ending]
             with pytest.raises(AwsError, match="ValidationException") if ending == "invalid" else nullcontext():
                 await get(client)
-        assert client.stats == {"calls": 60, "retries": 120, "throttle": 60, "transient": 60}
+        assert client.stats == {"calls": 60, "GetItem": 60, "retries": 120, "throttle": 60, "transient": 60}
         assert await exhaust(client, server) == 100
 
 
@@ -489,7 +489,7 @@ async def test_calls_flow_while_credentials_rotate(server: HostileServer, provid
         while "KEY4" not in server.access_keys:
             await get(client)
         assert set(server.access_keys) == {"KEY2", "KEY4"}
-        assert client.stats.keys() == {"calls"}
+        assert client.stats.keys() == {"calls", "GetItem"}
         (provider / "allowed").write_text("999")
 
 

@@ -266,7 +266,14 @@ _NEARLY_VALID = st.builds(
     st.integers(0, 8),
     st.binary(max_size=8),
 )
-_OUR_WORDS = ("bad request: ", "Reservation not found", "Event not found", "Not implemented", "Seat conflict: ")
+_OUR_WORDS = (
+    "bad request: ",
+    "Reservation not found",
+    "Event not found",
+    "Not implemented",
+    "Seat conflict: ",
+    "Reservation conflict: ",
+)
 
 
 @given(raw=st.binary(max_size=200) | _NEARLY_VALID)
