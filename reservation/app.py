@@ -99,6 +99,7 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         server = build(parts.services(use_cases, watches), health)
         port = _bind(server, settings)
         readiness = Readiness(clients.requests, parts.tables, parts.clock, bus, health.ready)
+        await readiness.check()  # so that the first command finds a clock that is known to be right, or refused
         await parts.background.enroll()
         await server.start()
         log.warning("authentication.off", consequence="every caller is believed; keep the ports private")

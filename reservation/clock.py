@@ -32,5 +32,6 @@ class Clock:
         return self.now() / 1000 - (date.epoch_seconds + 0.5 + time.monotonic() - date.received_at)
 
     def trusted(self) -> bool:
+        """Not before DynamoDB's first answer."""
         skew = self.skew_seconds
-        return skew is None or abs(skew) <= TOLERANCE_SECONDS
+        return skew is not None and abs(skew) <= TOLERANCE_SECONDS

@@ -69,8 +69,10 @@ class Readiness:
         except Exception as error:
             log.error("readiness.failed", exc_info=error)
             return type(error).__name__
+        if (skew := self._clock.skew_seconds) is None:
+            return "DynamoDB has not told the time yet"
         if not self._clock.trusted():
-            return f"the clock is {self._clock.skew_seconds:.1f} s off DynamoDB's"
+            return f"the clock is {skew:.1f} s off DynamoDB's"
         return self._bus.problem
 
     async def _read(self, table: str, key: tuple[str, ...]) -> None:

@@ -7,13 +7,14 @@ milliseconds each was late, as a JSON list.
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
 import orjson
 import uvloop
 
-from reservation.aws.client import AwsClient
+from reservation.aws.client import AwsClient, ServerDate
 from reservation.background.expiry import Expiry
 from reservation.clock import Clock
 from reservation.dynamodb.halls import Halls
@@ -44,7 +45,7 @@ def store_of(client: AwsClient, tables: Tables, now: Callable[[], int]) -> Dynam
 
 async def work(url: str, prefix: str, ahead: int, holds: int) -> None:
     tables = tables_of(prefix)
-    clock = Clock(lambda: None, offset=ahead)
+    clock = Clock(lambda: ServerDate(time.time() + ahead / 1000, time.monotonic()), offset=ahead)
     lateness: list[int] = []
     all_settled = asyncio.Event()
 

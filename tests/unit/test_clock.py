@@ -31,10 +31,10 @@ def test_an_offset_moves_the_clock() -> None:
     assert before + HOUR_MS <= ahead <= after + HOUR_MS
 
 
-def test_before_the_first_answer_the_clock_is_believed_and_its_skew_unknown() -> None:
-    clock = Clock(lambda: None, offset=HOUR_MS)
+def test_before_the_first_answer_the_skew_is_unknown_and_the_clock_not_believed() -> None:
+    clock = Clock(lambda: None)
     assert clock.skew_seconds is None
-    assert clock.trusted()
+    assert not clock.trusted()
 
 
 @pytest.mark.parametrize("seconds_ago", [0.0, 60.0, HOUR])
