@@ -272,7 +272,10 @@ _OUR_WORDS = (
     "Event not found",
     "Not implemented",
     "Seat conflict: ",
+    "Sale conflict: ",
+    "Hold conflict: ",
     "Reservation conflict: ",
+    "Idempotency conflict: ",
 )
 
 
