@@ -16,6 +16,7 @@ from reservation.dynamodb.items import (
     record_to_item,
     reservation_from_item,
     reservation_key,
+    reservation_to_item,
 )
 from reservation.dynamodb.tables import DUE_INDEX, USER_INDEX, Tables
 from reservation.dynamodb.transaction import Action, Cancellation, Role, batch_get, read
@@ -114,6 +115,15 @@ class DynamoRecords:
         keys = [{name: entry[name] for name in ("reservationId", "eventId")} for entry in entries]
         return await batch_get(self._client, {self._tables.reservations: keys}, until)
 
+    def _new_reservation(self, draft: Reservation) -> dict[str, Any]:
+        """The Put of one that is not there yet."""
+        return {
+            "TableName": self._tables.reservations,
+            "Item": reservation_to_item(draft),
+            "ConditionExpression": "attribute_not_exists(reservationId)",
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+
     def _key_action(self, key: Key | None, answer: Reservation) -> list[Action]:
         if key is None:
             return []
@@ -161,6 +171,12 @@ def _readable(items: Iterable[Item]) -> tuple[list[Reservation], list[str]]:
 
 def key_of_record(key: Key) -> dict[str, Any]:
     return {"idempotencyKey": {"S": key.id}}
+
+
+def require_no_other_order(verdict: Cancellation) -> None:
+    """Raises RuntimeError if an order stands in the way of a sale."""
+    if verdict.failed(Role.ORDER) and not verdict.undecided(Role.RESERVATION):
+        raise RuntimeError("there is an order for a reservation that is not sold")
 
 
 def time_is_up(verdict: Cancellation) -> type[ReservationError]:

@@ -21,9 +21,8 @@ from reservation.dynamodb.items import (
     record_from_item,
     reservation_from_item,
     reservation_key,
-    reservation_to_item,
 )
-from reservation.dynamodb.records import DynamoRecords, key_of_record, time_is_up
+from reservation.dynamodb.records import DynamoRecords, key_of_record, require_no_other_order, time_is_up
 from reservation.dynamodb.seats import EmbeddedInventory, SeatsVerdict, unknown_seats
 from reservation.dynamodb.tables import Tables
 from reservation.dynamodb.transaction import (
@@ -130,17 +129,11 @@ class DynamoReservations(DynamoRecords):
         raise HoldLimitReached
 
     def _hold_actions(self, draft: Reservation, key: Key | None, now: int, traceparent: str) -> list[Action]:
-        reservation = {
-            "TableName": self._tables.reservations,
-            "Item": reservation_to_item(draft),
-            "ConditionExpression": "attribute_not_exists(reservationId)",
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-        }
         return [
             *self._key_action(key, draft),
             *self._inventory.take(draft, key.id if key else "", now),
             *slots.take(self._tables.inventory, draft, key.id if key else "", now),
-            Action(Role.RESERVATION, {"Put": reservation}),
+            Action(Role.RESERVATION, {"Put": self._new_reservation(draft)}),
             *self._outbox_action(draft, traceparent),
         ]
 
@@ -298,8 +291,7 @@ class DynamoReservations(DynamoRecords):
         lost = [seat for seat in verdict.failed(Role.SEAT) if _holder(seat.item) != after.id]
         if lost and not verdict.undecided(Role.KEY, Role.RESERVATION):
             raise ReservationExpired
-        if verdict.failed(Role.ORDER) and not verdict.undecided(Role.RESERVATION):
-            raise RuntimeError("there is an order for a reservation that is not sold")
+        require_no_other_order(verdict)
         return None
 
     # Expiry

@@ -10,11 +10,10 @@ from reservation.dynamodb.items import (
     record_from_item,
     record_to_item,
     reservation_from_item,
-    reservation_to_item,
     running_to_item,
     saga_partition,
 )
-from reservation.dynamodb.records import NEW_KEY_IF, DynamoRecords, key_of_record, time_is_up
+from reservation.dynamodb.records import NEW_KEY_IF, DynamoRecords, key_of_record, require_no_other_order, time_is_up
 from reservation.dynamodb.transaction import Action, Cancellation, Role, back_off, transact
 from reservation.ports import DuePage, Known, Mark, Step, Superseded
 
@@ -53,8 +52,7 @@ class DynamoSagas(DynamoRecords):
             if there[0] is None:
                 raise ReservationNotFound  # only an operator deletes reservations
             raise Superseded(reservation_from_item(there[0]))
-        if verdict.failed(Role.ORDER) and not verdict.undecided(Role.RESERVATION):
-            raise RuntimeError("there is an order for a reservation that is not sold")
+        require_no_other_order(verdict)
         return False
 
     def _actions(self, step: Step) -> list[Action]:
@@ -67,12 +65,7 @@ class DynamoSagas(DynamoRecords):
         ]
 
     def _replace_action(self, before: Reservation | None, after: Reservation) -> Action:
-        put = {
-            "TableName": self._tables.reservations,
-            "Item": reservation_to_item(after),
-            "ConditionExpression": "attribute_not_exists(reservationId)",
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-        }
+        put = self._new_reservation(after)
         if before is not None:
             put["ConditionExpression"] = "opId = :before"
             put["ExpressionAttributeValues"] = {":before": {"S": before.op_id}}

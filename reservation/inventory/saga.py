@@ -78,20 +78,20 @@ class RemoteSales:
     async def due(self, shard: str, before: int, page: object | None, until: float) -> DuePage:
         return await self._records.due(shard, before, page, until)
 
-    async def _write(self, step: Step, until: float) -> None:
-        await self._records.write(step, until)
-        self._changed(step.after)
-
     async def unfinished(self, shard: str, page: object | None, until: float) -> DuePage:
         return await self._records.unfinished(shard, page, until)
-
-    # Hold: PENDING, then the other side, then HOLD
 
     async def page(self, wanted: Listing, until: float) -> Page:
         return await self._records.page(wanted, until)
 
     async def newer(self, known: Sequence[Reservation], until: float) -> Sequence[Reservation]:
         return await self._records.newer(known, until)
+
+    async def _write(self, step: Step, until: float) -> None:
+        await self._records.write(step, until)
+        self._changed(step.after)
+
+    # Hold: PENDING, then the other side, then HOLD
 
     async def hold(
         self, draft: Reservation, key: Key | None, traceparent: str, until: float, *, max_holds: int | None = None
