@@ -39,10 +39,10 @@ class Readiness:
         self._ready: bool | None = None
 
     async def run(self) -> None:
-        """Repeats the check until cancelled."""
+        """Repeats the check until cancelled. The first one is the start's, before anything is served."""
         while True:
-            await self.check()
             await asyncio.sleep(CHECK_EVERY_SECONDS)
+            await self.check()
 
     async def check(self) -> bool:
         """One pass, and tells its result. Every table is read once, then only one: a store that answers for one table

@@ -104,7 +104,8 @@ class Fleet:
         serves."""
         self._starts[name] += 1
         own_name = f"{name}-{self._starts[name]}"
-        environment = environment_of(self.settings) | {"AWS_ACCESS_KEY_ID": own_name}
+        changed = self.settings.model_dump(exclude_defaults=True)
+        environment = {key.upper(): str(value) for key, value in changed.items()} | {"AWS_ACCESS_KEY_ID": own_name}
         process = started_module("tests.support.service_process", str(clock_offset), **environment)
         command = await self._stack.enter_async_context(process)
         serving = json.loads((await command.says(r'.*"event":"serving".*'))[0])
@@ -132,11 +133,6 @@ class Fleet:
         owners = [shard.owner for shard in await self.shards()]
         parts = sizes + Counter(owners)
         return parts.keys() == sizes.keys() and max(parts.values()) - min(parts.values()) <= 1
-
-
-def environment_of(settings: Settings) -> dict[str, str]:
-    """Those that are not as they are by default, as a process reads them."""
-    return {name.upper(): str(value) for name, value in settings.model_dump(exclude_defaults=True).items()}
 
 
 @asynccontextmanager
