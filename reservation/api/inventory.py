@@ -7,6 +7,7 @@ from reservation.api.call import Call
 from reservation.api.pages import Pages
 from reservation.api.registration import Answer, Handler, Method, service
 from reservation.api.reservations import unimplemented
+from reservation.api.rules import SEATS_A_PAGE
 from reservation.availability import Availability
 from reservation.domain.errors import Forbidden
 from reservation.domain.model import Wish
@@ -44,7 +45,7 @@ class InventoryHandlers:
             request.event_id,
             request.section,
             int(pages.begin(request.page_token) or 0),
-            request.page_size or validation.SEATS_A_PAGE,
+            request.page_size or SEATS_A_PAGE,
             call.until,
         )
         return Answer(convert.seat_page(page, pages))

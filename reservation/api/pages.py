@@ -3,8 +3,9 @@
 import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 
+from reservation.api.rules import TOKEN_LENGTH
+
 _DIGEST_BYTES = 12
-_TOKEN_LENGTH = 512
 
 
 class Pages:
@@ -24,7 +25,7 @@ class Pages:
 
     def begin(self, token: str) -> str | None:
         """Where the page begins; None: this is no token of this list."""
-        if len(token) > _TOKEN_LENGTH:
+        if len(token) > TOKEN_LENGTH:
             return None
         try:
             begin = urlsafe_b64decode(token + "=" * (-len(token) % 4))[_DIGEST_BYTES:].decode()
