@@ -54,19 +54,37 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
 class GetInventoryStatusResponseSectionKind(betterproto2.Enum):
+    """
+    What is sold in a section.
+    """
+
     KIND_UNSPECIFIED = 0
+    """
+    Never answered.
+    """
 
     NUMBERED = 1
+    """
+    Seats with a row and a number.
+    """
 
     GENERAL_ADMISSION = 2
+    """
+    Places without.
+    """
 
 
 class ReservationStatus(betterproto2.Enum):
     """
     The values carry no prefix because clients read them in JSON as "HOLD", "CONFIRMED" and so on.
+
+    What has become of a reservation.
     """
 
     RESERVATION_STATUS_UNSPECIFIED = 0
+    """
+    In a filter: any state.
+    """
 
     PENDING = 1
     """
@@ -79,10 +97,19 @@ class ReservationStatus(betterproto2.Enum):
     """
 
     CONFIRMED = 3
+    """
+    Paid and sold; final.
+    """
 
     CANCELLED = 4
+    """
+    Given back before it was sold; final.
+    """
 
     EXPIRED = 5
+    """
+    Ended by time; final.
+    """
 
     FAILED = 6
     """
@@ -96,26 +123,62 @@ class ReservationStatus(betterproto2.Enum):
 
 
 class SeatStatus(betterproto2.Enum):
+    """
+    Whether a seat can be had.
+    """
+
     STATUS_UNSPECIFIED = 0
+    """
+    Not said: the reservation that it is told of has no say any more.
+    """
 
     AVAILABLE = 1
+    """
+    Free to be held.
+    """
 
     HELD = 2
+    """
+    On hold.
+    """
 
     SOLD = 3
+    """
+    Sold for good.
+    """
 
     BLOCKED = 4
+    """
+    Off sale.
+    """
 
 
 @dataclass(eq=False, repr=False)
 class CancelReservationRequest(betterproto2.Message):
+    """
+    A hold that is not wanted any more.
+    """
+
     reservation_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The reservation.
+    """
 
     user_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Whose it has to be. Empty: the caller's.
+    """
 
     reason: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Why, in words.
+    """
 
     idempotency_key: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Makes a repeated request one: the first answer is given again. Instead of the Idempotency-Key header, and before
+    it.
+    """
 
 
 default_message_pool.register_message(
@@ -125,19 +188,38 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class CancelReservationResponse(betterproto2.Message):
+    """
+    A hold that has been given back.
+    """
+
     status: "ReservationStatus" = betterproto2.field(
         1, betterproto2.TYPE_ENUM, default_factory=lambda: ReservationStatus(0)
     )
+    """
+    CANCELLED.
+    """
 
     cancelled_at: "datetime.datetime | None" = betterproto2.field(
         2, betterproto2.TYPE_MESSAGE, unwrap=lambda: ____google__protobuf__.Timestamp, optional=True
     )
+    """
+    When it was cancelled.
+    """
 
     released_seats: "list[Seat]" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    The seats that became free.
+    """
 
     reservation_id: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    The reservation.
+    """
 
     message: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+    """
+    For people.
+    """
 
 
 default_message_pool.register_message(
@@ -147,13 +229,29 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class CheckAvailabilityRequest(betterproto2.Message):
+    """
+    Which seats are asked about: named ones, or any number.
+    """
+
     event_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The event.
+    """
 
     seat_ids: "list[str]" = betterproto2.field(2, betterproto2.TYPE_STRING, repeated=True)
+    """
+    The seats asked about. Empty: any that fit.
+    """
 
     quantity: "int" = betterproto2.field(3, betterproto2.TYPE_INT32)
+    """
+    With seat_ids: their number, or 0.
+    """
 
     section: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    The section they have to be in; empty: any.
+    """
 
 
 default_message_pool.register_message(
@@ -163,13 +261,29 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class CheckAvailabilityResponse(betterproto2.Message):
+    """
+    What was free when it was looked at. It promises nothing: only a hold does.
+    """
+
     available: "bool" = betterproto2.field(1, betterproto2.TYPE_BOOL)
+    """
+    Whether all that was asked for is free.
+    """
 
     available_seats: "list[Seat]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    The free ones among the seats asked about, or the ones that would be chosen.
+    """
 
     unavailable_seat_ids: "list[str]" = betterproto2.field(3, betterproto2.TYPE_STRING, repeated=True)
+    """
+    The others among the seats asked about.
+    """
 
     remaining_in_section: "int" = betterproto2.field(4, betterproto2.TYPE_INT32)
+    """
+    How many seats are free in the section, or in the whole event.
+    """
 
 
 default_message_pool.register_message(
@@ -179,19 +293,44 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class CommitReservationRequest(betterproto2.Message):
+    """
+    A hold whose seats are paid.
+    """
+
     reservation_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The reservation that ReserveSeat named.
+    """
 
     event_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    The event.
+    """
 
     seat_ids: "list[str]" = betterproto2.field(3, betterproto2.TYPE_STRING, repeated=True)
+    """
+    The hold's seats; may be left out.
+    """
 
     quantity: "int" = betterproto2.field(4, betterproto2.TYPE_INT32)
+    """
+    Their number, or 0.
+    """
 
     payment_intent_id: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    The payment. The same one again gets the same answer.
+    """
 
     user_id: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+    """
+    Whose seats they are.
+    """
 
     idempotency_key: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
+    """
+    Not needed: the reservation's id is the key.
+    """
 
 
 default_message_pool.register_message(
@@ -201,17 +340,33 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class CommitReservationResponse(betterproto2.Message):
+    """
+    Sold seats.
+    """
+
     order_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The order that came of it.
+    """
 
     sold_seats: "list[Seat]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    The seats.
+    """
 
     status: "ReservationStatus" = betterproto2.field(
         3, betterproto2.TYPE_ENUM, default_factory=lambda: ReservationStatus(0)
     )
+    """
+    Its state after the command.
+    """
 
     committed_at: "datetime.datetime | None" = betterproto2.field(
         4, betterproto2.TYPE_MESSAGE, unwrap=lambda: ____google__protobuf__.Timestamp, optional=True
     )
+    """
+    When they were sold.
+    """
 
 
 default_message_pool.register_message(
@@ -221,13 +376,30 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ConfirmReservationRequest(betterproto2.Message):
+    """
+    A payment for held seats.
+    """
+
     reservation_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The reservation.
+    """
 
     payment_intent_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    The payment. The same one again gets the same answer, another one is refused.
+    """
 
     user_id: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Whose reservation it has to be. Empty: the caller's.
+    """
 
     idempotency_key: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Makes a repeated request one: the first answer is given again. Instead of the Idempotency-Key header, and before
+    it.
+    """
 
 
 default_message_pool.register_message(
@@ -237,23 +409,48 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ConfirmReservationResponse(betterproto2.Message):
+    """
+    A sale.
+    """
+
     order_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The order that came of it.
+    """
 
     status: "ReservationStatus" = betterproto2.field(
         2, betterproto2.TYPE_ENUM, default_factory=lambda: ReservationStatus(0)
     )
+    """
+    CONFIRMED.
+    """
 
     confirmed_at: "datetime.datetime | None" = betterproto2.field(
         3, betterproto2.TYPE_MESSAGE, unwrap=lambda: ____google__protobuf__.Timestamp, optional=True
     )
+    """
+    When it was confirmed.
+    """
 
     confirmed_seats: "list[Seat]" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    The sold seats.
+    """
 
     reservation_id: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+    """
+    The reservation.
+    """
 
     message: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
+    """
+    For people.
+    """
 
     total_amount: "Money | None" = betterproto2.field(8, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    What all seats cost together.
+    """
 
 
 default_message_pool.register_message(
@@ -263,7 +460,14 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class CreateReservationRequest(betterproto2.Message):
+    """
+    Seats to hold: named ones, or so many that the service chooses.
+    """
+
     event_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The event.
+    """
 
     seat_ids: "list[str]" = betterproto2.field(2, betterproto2.TYPE_STRING, repeated=True)
     """
@@ -276,6 +480,9 @@ class CreateReservationRequest(betterproto2.Message):
     """
 
     user_id: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Who wants them. Empty: the caller.
+    """
 
     reservation_token: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
     """
@@ -283,14 +490,31 @@ class CreateReservationRequest(betterproto2.Message):
     """
 
     idempotency_key: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+    """
+    Makes a repeated request one: the first answer is given again. Instead of the Idempotency-Key header, and before
+    it.
+    """
 
     metadata: "ReservationMetadata | None" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Where the request came from.
+    """
 
     section: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
+    """
+    Without seat_ids: the section to choose from; empty: any. Places of a general-admission section are asked for in
+    this way.
+    """
 
     allow_split: "bool" = betterproto2.field(9, betterproto2.TYPE_BOOL)
+    """
+    Without seat_ids: whether the seats may be apart where no adjacent ones are left.
+    """
 
     accessible: "bool" = betterproto2.field(10, betterproto2.TYPE_BOOL)
+    """
+    Without seat_ids: whether accessible seats are wanted.
+    """
 
 
 default_message_pool.register_message(
@@ -300,23 +524,48 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class CreateReservationResponse(betterproto2.Message):
+    """
+    A new hold.
+    """
+
     reservation_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The reservation; every later request names it.
+    """
 
     status: "ReservationStatus" = betterproto2.field(
         2, betterproto2.TYPE_ENUM, default_factory=lambda: ReservationStatus(0)
     )
+    """
+    HOLD.
+    """
 
     hold_expires_at: "datetime.datetime | None" = betterproto2.field(
         3, betterproto2.TYPE_MESSAGE, unwrap=lambda: ____google__protobuf__.Timestamp, optional=True
     )
+    """
+    When the hold ends unless it is confirmed before.
+    """
 
     reserved_seats: "list[Seat]" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    The held seats.
+    """
 
     total_amount: "Money | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    What all seats cost together.
+    """
 
     message: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
+    """
+    For people.
+    """
 
     seat_ids: "list[str]" = betterproto2.field(9, betterproto2.TYPE_STRING, repeated=True)
+    """
+    The ids of reserved_seats.
+    """
 
 
 default_message_pool.register_message(
@@ -326,15 +575,35 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ExtendHoldRequest(betterproto2.Message):
+    """
+    A hold that is needed for longer.
+    """
+
     reservation_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The reservation.
+    """
 
     user_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Whose it has to be. Empty: the caller's.
+    """
 
     extension_seconds: "int" = betterproto2.field(3, betterproto2.TYPE_INT32)
+    """
+    By how much its end moves: as a whole or not at all.
+    """
 
     reason: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Why, in words.
+    """
 
     idempotency_key: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    Makes a repeated request one: the first answer is given again. Instead of the Idempotency-Key header, and before
+    it.
+    """
 
 
 default_message_pool.register_message("com.traffic_tacos.reservation.v1", "ExtendHoldRequest", ExtendHoldRequest)
@@ -342,17 +611,33 @@ default_message_pool.register_message("com.traffic_tacos.reservation.v1", "Exten
 
 @dataclass(eq=False, repr=False)
 class ExtendHoldResponse(betterproto2.Message):
+    """
+    A hold that lasts longer.
+    """
+
     new_expires_at: "datetime.datetime | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, unwrap=lambda: ____google__protobuf__.Timestamp, optional=True
     )
+    """
+    When it ends now.
+    """
 
     extended_seconds: "int" = betterproto2.field(2, betterproto2.TYPE_INT32)
+    """
+    By how much its end was moved.
+    """
 
     reservation_id: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    The reservation.
+    """
 
     status: "ReservationStatus" = betterproto2.field(
         6, betterproto2.TYPE_ENUM, default_factory=lambda: ReservationStatus(0)
     )
+    """
+    HOLD.
+    """
 
 
 default_message_pool.register_message("com.traffic_tacos.reservation.v1", "ExtendHoldResponse", ExtendHoldResponse)
@@ -360,9 +645,19 @@ default_message_pool.register_message("com.traffic_tacos.reservation.v1", "Exten
 
 @dataclass(eq=False, repr=False)
 class GetInventoryStatusRequest(betterproto2.Message):
+    """
+    Which counts are wanted.
+    """
+
     event_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The event.
+    """
 
     section: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    One section; empty: all of them.
+    """
 
 
 default_message_pool.register_message(
@@ -372,11 +667,21 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class GetInventoryStatusResponse(betterproto2.Message):
+    """
+    Counts of each section, in the order in which they are sold.
+    """
+
     event_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The event.
+    """
 
     sections: "list[GetInventoryStatusResponseSection]" = betterproto2.field(
         2, betterproto2.TYPE_MESSAGE, repeated=True
     )
+    """
+    One entry a section.
+    """
 
     as_of: "datetime.datetime | None" = betterproto2.field(
         3, betterproto2.TYPE_MESSAGE, unwrap=lambda: ____google__protobuf__.Timestamp, optional=True
@@ -393,21 +698,46 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class GetInventoryStatusResponseSection(betterproto2.Message):
+    """
+    Counts of one section.
+    """
+
     section: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Its name.
+    """
 
     kind: "GetInventoryStatusResponseSectionKind" = betterproto2.field(
         2, betterproto2.TYPE_ENUM, default_factory=lambda: GetInventoryStatusResponseSectionKind(0)
     )
+    """
+    Whether seats have numbers in it.
+    """
 
     total: "int" = betterproto2.field(3, betterproto2.TYPE_INT32)
+    """
+    All seats; the sum of the four that follow.
+    """
 
     available: "int" = betterproto2.field(4, betterproto2.TYPE_INT32)
+    """
+    Free to be held.
+    """
 
     held: "int" = betterproto2.field(5, betterproto2.TYPE_INT32)
+    """
+    On hold.
+    """
 
     sold: "int" = betterproto2.field(6, betterproto2.TYPE_INT32)
+    """
+    Sold.
+    """
 
     blocked: "int" = betterproto2.field(7, betterproto2.TYPE_INT32)
+    """
+    Off sale.
+    """
 
 
 default_message_pool.register_message(
@@ -417,9 +747,19 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class GetReservationRequest(betterproto2.Message):
+    """
+    Which reservation is wanted.
+    """
+
     reservation_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The reservation.
+    """
 
     user_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Whose it has to be. Empty: the caller's.
+    """
 
 
 default_message_pool.register_message(
@@ -431,43 +771,87 @@ default_message_pool.register_message(
 class GetReservationResponse(betterproto2.Message):
     """
     Flat, because Envoy's transcoder cannot unwrap a response field.
+
+    A reservation, and all that is known of it.
     """
 
     reservation_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The reservation.
+    """
 
     event_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    The event.
+    """
 
     user_id: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Whose it is.
+    """
 
     status: "ReservationStatus" = betterproto2.field(
         4, betterproto2.TYPE_ENUM, default_factory=lambda: ReservationStatus(0)
     )
+    """
+    Its state. An unsettled hold that is past its time is EXPIRED.
+    """
 
     seats: "list[Seat]" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Its seats, with what has become of them through it.
+    """
 
     quantity: "int" = betterproto2.field(6, betterproto2.TYPE_INT32)
+    """
+    Their number.
+    """
 
     total_amount: "Money | None" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    What all seats cost together.
+    """
 
     created_at: "datetime.datetime | None" = betterproto2.field(
         8, betterproto2.TYPE_MESSAGE, unwrap=lambda: ____google__protobuf__.Timestamp, optional=True
     )
+    """
+    When it was made.
+    """
 
     updated_at: "datetime.datetime | None" = betterproto2.field(
         9, betterproto2.TYPE_MESSAGE, unwrap=lambda: ____google__protobuf__.Timestamp, optional=True
     )
+    """
+    When it changed last.
+    """
 
     hold_expires_at: "datetime.datetime | None" = betterproto2.field(
         10, betterproto2.TYPE_MESSAGE, unwrap=lambda: ____google__protobuf__.Timestamp, optional=True
     )
+    """
+    When its hold ends, or ended.
+    """
 
     payment_intent_id: "str" = betterproto2.field(11, betterproto2.TYPE_STRING)
+    """
+    The payment that confirmed it; empty before.
+    """
 
     order_id: "str" = betterproto2.field(12, betterproto2.TYPE_STRING)
+    """
+    The order that came of it; empty before.
+    """
 
     metadata: "ReservationMetadata | None" = betterproto2.field(13, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Where its request came from.
+    """
 
     seat_ids: "list[str]" = betterproto2.field(14, betterproto2.TYPE_STRING, repeated=True)
+    """
+    The ids of seats.
+    """
 
 
 default_message_pool.register_message(
@@ -477,17 +861,36 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ListReservationsRequest(betterproto2.Message):
+    """
+    Which reservations are wanted.
+    """
+
     user_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Whose. Empty: the caller's.
+    """
 
     status: "ReservationStatus" = betterproto2.field(
         2, betterproto2.TYPE_ENUM, default_factory=lambda: ReservationStatus(0)
     )
+    """
+    In this state only; unspecified: in any.
+    """
 
     event_id: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Of this event only; empty: of any.
+    """
 
     page_size: "int" = betterproto2.field(5, betterproto2.TYPE_INT32)
+    """
+    How many are looked at; 0: 20. Filters make pages shorter.
+    """
 
     page_token: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+    """
+    The next_page_token of the page before, with the same filters; empty: the first page.
+    """
 
 
 default_message_pool.register_message(
@@ -497,9 +900,19 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ListReservationsResponse(betterproto2.Message):
+    """
+    A page of reservations, the newest first.
+    """
+
     reservations: "list[GetReservationResponse]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    May be empty before the last page.
+    """
 
     next_page_token: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Gets the next page; empty: this was the last one.
+    """
 
 
 default_message_pool.register_message(
@@ -509,13 +922,29 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ListSeatsRequest(betterproto2.Message):
+    """
+    Which part of a seat map is wanted.
+    """
+
     event_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The event.
+    """
 
     section: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    One section; empty: all of them.
+    """
 
     page_size: "int" = betterproto2.field(3, betterproto2.TYPE_INT32)
+    """
+    How many seats at most; 0: 500.
+    """
 
     page_token: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    The next_page_token of the page before; empty: the first page.
+    """
 
 
 default_message_pool.register_message("com.traffic_tacos.reservation.v1", "ListSeatsRequest", ListSeatsRequest)
@@ -523,13 +952,26 @@ default_message_pool.register_message("com.traffic_tacos.reservation.v1", "ListS
 
 @dataclass(eq=False, repr=False)
 class ListSeatsResponse(betterproto2.Message):
+    """
+    A page of a seat map.
+    """
+
     seats: "list[Seat]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    The seats, in the order in which they are sold.
+    """
 
     next_page_token: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Gets the next page; empty: this was the last one.
+    """
 
     as_of: "datetime.datetime | None" = betterproto2.field(
         3, betterproto2.TYPE_MESSAGE, unwrap=lambda: ____google__protobuf__.Timestamp, optional=True
     )
+    """
+    When their states were read; at most 2 seconds ago.
+    """
 
 
 default_message_pool.register_message("com.traffic_tacos.reservation.v1", "ListSeatsResponse", ListSeatsResponse)
@@ -542,6 +984,9 @@ class Money(betterproto2.Message):
     """
 
     amount: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
+    """
+    In the smallest unit.
+    """
 
     currency: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
     """
@@ -554,17 +999,39 @@ default_message_pool.register_message("com.traffic_tacos.reservation.v1", "Money
 
 @dataclass(eq=False, repr=False)
 class ReleaseHoldRequest(betterproto2.Message):
+    """
+    A hold that is not needed any more.
+    """
+
     reservation_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The reservation that ReserveSeat named.
+    """
 
     event_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    The event.
+    """
 
     seat_ids: "list[str]" = betterproto2.field(3, betterproto2.TYPE_STRING, repeated=True)
+    """
+    The hold's seats; may be left out.
+    """
 
     quantity: "int" = betterproto2.field(4, betterproto2.TYPE_INT32)
+    """
+    Their number, or 0.
+    """
 
     reason: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    Why, in words.
+    """
 
     idempotency_key: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+    """
+    Not needed: the reservation's id is the key.
+    """
 
 
 default_message_pool.register_message("com.traffic_tacos.reservation.v1", "ReleaseHoldRequest", ReleaseHoldRequest)
@@ -572,15 +1039,28 @@ default_message_pool.register_message("com.traffic_tacos.reservation.v1", "Relea
 
 @dataclass(eq=False, repr=False)
 class ReleaseHoldResponse(betterproto2.Message):
+    """
+    A hold that has ended.
+    """
+
     released_seats: "list[Seat]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    The seats that became free by this; none if the hold had ended by itself.
+    """
 
     status: "ReservationStatus" = betterproto2.field(
         2, betterproto2.TYPE_ENUM, default_factory=lambda: ReservationStatus(0)
     )
+    """
+    Its state after the command.
+    """
 
     released_at: "datetime.datetime | None" = betterproto2.field(
         3, betterproto2.TYPE_MESSAGE, unwrap=lambda: ____google__protobuf__.Timestamp, optional=True
     )
+    """
+    When it ended.
+    """
 
 
 default_message_pool.register_message("com.traffic_tacos.reservation.v1", "ReleaseHoldResponse", ReleaseHoldResponse)
@@ -593,16 +1073,31 @@ class ReservationMetadata(betterproto2.Message):
     """
 
     source: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    For example "web".
+    """
 
     user_agent: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    The client's program.
+    """
 
     ip_address: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    The client's address.
+    """
 
     session_id: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    The client's session.
+    """
 
     tags: "dict[str, str]" = betterproto2.field(
         5, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
     )
+    """
+    Anything else, by name.
+    """
 
 
 default_message_pool.register_message("com.traffic_tacos.reservation.v1", "ReservationMetadata", ReservationMetadata)
@@ -610,25 +1105,56 @@ default_message_pool.register_message("com.traffic_tacos.reservation.v1", "Reser
 
 @dataclass(eq=False, repr=False)
 class ReserveSeatRequest(betterproto2.Message):
+    """
+    Seats to hold for a reservation that another service keeps. Sent again with a later end it prolongs the hold.
+    """
+
     reservation_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The reservation of the other service. Makes a repeated request one.
+    """
 
     event_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    The event.
+    """
 
     seat_ids: "list[str]" = betterproto2.field(3, betterproto2.TYPE_STRING, repeated=True)
+    """
+    The seats wanted. Empty: the best available ones are chosen.
+    """
 
     quantity: "int" = betterproto2.field(4, betterproto2.TYPE_INT32)
+    """
+    With seat_ids: their number, or 0.
+    """
 
     user_id: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    Whose seats they will be.
+    """
 
     hold_expires_at: "datetime.datetime | None" = betterproto2.field(
         6, betterproto2.TYPE_MESSAGE, unwrap=lambda: ____google__protobuf__.Timestamp, optional=True
     )
+    """
+    How long they are held; absent: as long as the event's holds last.
+    """
 
     idempotency_key: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
+    """
+    Not needed: the reservation's id is the key.
+    """
 
     section: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
+    """
+    The section to choose from; empty: any.
+    """
 
     allow_split: "bool" = betterproto2.field(9, betterproto2.TYPE_BOOL)
+    """
+    Whether chosen seats may be apart where no adjacent ones are left.
+    """
 
 
 default_message_pool.register_message("com.traffic_tacos.reservation.v1", "ReserveSeatRequest", ReserveSeatRequest)
@@ -636,17 +1162,33 @@ default_message_pool.register_message("com.traffic_tacos.reservation.v1", "Reser
 
 @dataclass(eq=False, repr=False)
 class ReserveSeatResponse(betterproto2.Message):
+    """
+    A hold.
+    """
+
     hold_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The hold's own id.
+    """
 
     reserved_seats: "list[Seat]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    The held seats.
+    """
 
     hold_expires_at: "datetime.datetime | None" = betterproto2.field(
         3, betterproto2.TYPE_MESSAGE, unwrap=lambda: ____google__protobuf__.Timestamp, optional=True
     )
+    """
+    When the hold ends.
+    """
 
     status: "ReservationStatus" = betterproto2.field(
         4, betterproto2.TYPE_ENUM, default_factory=lambda: ReservationStatus(0)
     )
+    """
+    Its state after the command.
+    """
 
 
 default_message_pool.register_message("com.traffic_tacos.reservation.v1", "ReserveSeatResponse", ReserveSeatResponse)
@@ -664,14 +1206,29 @@ class Seat(betterproto2.Message):
     """
 
     section: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    The part of the hall.
+    """
 
     row: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Empty for a place of a general-admission section.
+    """
 
     number: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Within its row.
+    """
 
     price: "Money | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    What it costs; for what is held or sold: at that time.
+    """
 
     status: "SeatStatus" = betterproto2.field(6, betterproto2.TYPE_ENUM, default_factory=lambda: SeatStatus(0))
+    """
+    What has become of it.
+    """
 
 
 default_message_pool.register_message("com.traffic_tacos.reservation.v1", "Seat", Seat)
@@ -679,9 +1236,19 @@ default_message_pool.register_message("com.traffic_tacos.reservation.v1", "Seat"
 
 @dataclass(eq=False, repr=False)
 class WatchReservationRequest(betterproto2.Message):
+    """
+    Which reservation to watch.
+    """
+
     reservation_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The reservation.
+    """
 
     user_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Whose it has to be. Empty: the caller's.
+    """
 
 
 default_message_pool.register_message(
@@ -698,6 +1265,9 @@ class InventoryServiceStub:
         self._channel = channel
 
     def check_availability(self, message: "CheckAvailabilityRequest") -> "CheckAvailabilityResponse":
+        """
+        Looks whether seats are free.
+        """
 
         return self._channel.unary_unary(
             "/com.traffic_tacos.reservation.v1.InventoryService/CheckAvailability",
@@ -706,6 +1276,9 @@ class InventoryServiceStub:
         )(message)
 
     def reserve_seat(self, message: "ReserveSeatRequest") -> "ReserveSeatResponse":
+        """
+        Holds seats for a reservation of another service.
+        """
 
         return self._channel.unary_unary(
             "/com.traffic_tacos.reservation.v1.InventoryService/ReserveSeat",
@@ -714,6 +1287,9 @@ class InventoryServiceStub:
         )(message)
 
     def commit_reservation(self, message: "CommitReservationRequest") -> "CommitReservationResponse":
+        """
+        Sells the seats of a hold.
+        """
 
         return self._channel.unary_unary(
             "/com.traffic_tacos.reservation.v1.InventoryService/CommitReservation",
@@ -722,6 +1298,9 @@ class InventoryServiceStub:
         )(message)
 
     def release_hold(self, message: "ReleaseHoldRequest") -> "ReleaseHoldResponse":
+        """
+        Ends a hold. One that is not there cannot come into being later.
+        """
 
         return self._channel.unary_unary(
             "/com.traffic_tacos.reservation.v1.InventoryService/ReleaseHold",
@@ -730,6 +1309,9 @@ class InventoryServiceStub:
         )(message)
 
     def get_inventory_status(self, message: "GetInventoryStatusRequest") -> "GetInventoryStatusResponse":
+        """
+        What is left of each section, at most 2 seconds old.
+        """
 
         return self._channel.unary_unary(
             "/com.traffic_tacos.reservation.v1.InventoryService/GetInventoryStatus",
@@ -738,6 +1320,9 @@ class InventoryServiceStub:
         )(message)
 
     def list_seats(self, message: "ListSeatsRequest") -> "ListSeatsResponse":
+        """
+        The seat map, in pages, at most 2 seconds old.
+        """
 
         return self._channel.unary_unary(
             "/com.traffic_tacos.reservation.v1.InventoryService/ListSeats",
@@ -766,6 +1351,9 @@ class ReservationServiceStub:
         )(message)
 
     def get_reservation(self, message: "GetReservationRequest") -> "GetReservationResponse":
+        """
+        The reservation as it is now.
+        """
 
         return self._channel.unary_unary(
             "/com.traffic_tacos.reservation.v1.ReservationService/GetReservation",
