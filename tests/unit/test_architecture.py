@@ -34,6 +34,8 @@ ARROWS = {
     "background": (
         "service ports domain aws eventbridge clock dynamodb.tables dynamodb.leases dynamodb.outbox dynamodb.retirement"
     ),
+    # Makes a document at build time, from what the api enforces and answers.
+    "openapi": "api availability ports domain",
     "watches": "service audience ports domain",
     "service": "ports domain flights",
     "availability": "ports domain",

@@ -115,9 +115,8 @@ def test_no_stream_shares_a_cluster_with_the_sale() -> None:
         "/grpc.health.v1.Health/Watch",
         "/grpc.reflection.",
     }
-    on_watch = {
-        _path(each["match"]): each["route"] for each in _routes(config) if each["route"]["cluster"] == "grpc_watch"
-    }
+    routes = {_path(each["match"]): each["route"] for each in _routes(config) if "route" in each}
+    on_watch = {path: route for path, route in routes.items() if route["cluster"] == "grpc_watch"}
     assert on_watch.keys() == streams
     assert {route["timeout"] for route in on_watch.values()} == {"0s"}
     silences = {float(route["idle_timeout"].removesuffix("s")) for route in on_watch.values()}
