@@ -136,6 +136,8 @@ def _success(method: MethodDescriptor, known: Operation, schemas: Schemas) -> Js
     response: Json = {"description": described["description"], "content": content}
     if known.key is not None:
         response["headers"] = {"idempotent-replayed": {"$ref": "#/components/headers/IdempotentReplayed"}}
+    if known.links:
+        response["links"] = dict(known.links)
     return response
 
 

@@ -45,7 +45,7 @@ class Failure:
 def of(error: ReservationError) -> Failure:
     """As the service itself tells it."""
     refusal: Refusal = refusal_of(error)
-    retries = refusal.rule.retry_after is not None
+    retries = refusal.rule.retry_after is not None or refusal.rule.http == 429  # edge.lua gives one to every 429
     return Failure(refusal.rule.http, error.code, error.text, tuple(refusal.details()), retries)
 
 

@@ -2,7 +2,7 @@
 sent. Answers and refusals are made by the code that makes the real ones."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,7 +56,8 @@ _PAGES = Pages("example")
 @dataclass(frozen=True, slots=True)
 class Operation:
     """`key`: whether an idempotency key must be sent (True), may be (False), or means nothing (None). `parameters` and
-    `body` are what an example sends, `answer` is what it gets, `failures` those of this operation alone."""
+    `body` are what an example sends, `answer` is what it gets, `links` are what that leads to, `failures` those of this
+    operation alone."""
 
     summary: str
     answer: Any
@@ -65,6 +66,7 @@ class Operation:
     body: Json | None = None
     key: bool | None = None
     success: int = 200
+    links: Mapping[str, Json] = field(default_factory=dict)
     note: str = ""
 
 
@@ -77,6 +79,14 @@ def _json(message: Any, name: str = "") -> Json:
 
 def _refused(*reasons: refusals.ReservationError) -> tuple[Failure, ...]:
     return tuple(map(errors.of, reasons))
+
+
+_MADE = "$response.body#/reservationId"
+
+
+def _link(operation: str, **others: Any) -> Json:
+    """What to do next with the reservation that an answer tells of."""
+    return {"operationId": operation, "requestBody": {"reservationId": _MADE, **others}}
 
 
 _BAD_ID = invalid("reservation_id", "is longer than 128 characters")
@@ -106,6 +116,12 @@ OPERATIONS = {
         body={"eventId": EVENT_ID, "quantity": 2, "seatIds": ["A-12", "A-13"], "reservationToken": "rtkn_xyz789"},
         key=True,
         success=201,
+        links={
+            "read": {"operationId": "getReservation", "parameters": {"reservationId": _MADE}},
+            "confirm": _link("confirmReservation", paymentIntentId=SOLD.payment_intent_id),
+            "cancel": _link("cancelReservation"),
+            "extend": _link("extendHold", extensionSeconds=30),
+        },
     ),
     "GetReservation": Operation(
         "Read a reservation",

@@ -1,11 +1,12 @@
 """What the OpenAPI document says is what the service answers through the real Envoy."""
 
+import json
 from typing import Any
 
 import pytest
 
 from tests.support.edge import TRACEPARENT
-from tests.support.openapi import DOCUMENT, TEXT, check_documented, operations, resolved
+from tests.support.openapi import DOCUMENT, TEXT, check_documented, faults, operations, resolved
 from tests.support.rest import CANCEL, CONFIRM, CREATE, EXTEND, new_key, wanted
 from tests.support.system import EVENT_ID, Edge, System
 
@@ -66,12 +67,14 @@ async def test_a_hold_given_back_is_as_documented(system: System, edge: Edge) ->
     await _read(edge, held["reservationId"])
 
 
-async def test_a_watch_of_a_final_reservation_is_as_documented(system: System, edge: Edge) -> None:
+async def test_a_watch_is_a_stream_of_events_as_documented(system: System, edge: Edge) -> None:
     held = (await edge.rest.post(CREATE, json=wanted(system.fresh_seats()), headers=new_key())).json()
     await edge.rest.post(CANCEL, json={"reservationId": held["reservationId"]})
     answer = await edge.rest.get(f"{CREATE}/{held['reservationId']}/watch")
-    responses = DOCUMENT["paths"][WATCH]["get"]["responses"]
-    assert answer.headers["content-type"] in responses["200"]["content"]
+    (kind,) = DOCUMENT["paths"][WATCH]["get"]["responses"]["200"]["content"]
+    assert answer.headers["content-type"] == kind
+    (told,) = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line]
+    assert faults({"$ref": "#/components/schemas/GetReservationResponse"}, told) == []
 
 
 async def test_what_is_left_and_the_seat_map_are_as_documented(edge: Edge) -> None:
