@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import yaml
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from reservation.api.descriptors import PACKAGE, pool
 from reservation.api.rules import RULES, Part, Time
 from reservation.domain.errors import ReservationError
 from reservation.edge import EdgeConfig, directory, render
-from reservation.openapi.comments import json_name
+from reservation.openapi.comments import comments_of, json_name
 from reservation.openapi.document import SERVICES, document, routes
 from reservation.openapi.operator_paths import PATHS
 from tests.support.openapi import DOCUMENT, faults, operations, resolved
@@ -171,3 +171,19 @@ def test_a_command_says_whether_it_needs_a_key() -> None:
         "cancelReservation": [False],
         "extendHold": [False],
     }
+
+
+def test_a_comment_belongs_to_what_it_stands_before() -> None:
+    file = FileDescriptorProto(package="p")
+    message = file.message_type.add(name="M")
+    message.field.add(name="event_id")
+    for path, text in (
+        ([4, 0], " A message.\n"),
+        ([4, 0, 2, 0], " Like seat_ids,\n in two lines.\n"),
+        ([4, 0, 2, 0, 5], " Of the field's type.\n"),
+        ([8, 1], " Of an option.\n"),
+        ([], " Of the file.\n"),
+    ):
+        file.source_code_info.location.add(path=path, leading_comments=text)
+    told = {"p.M": "A message.", "p.M.event_id": "Like seatIds, in two lines."}
+    assert comments_of(FileDescriptorSet(file=[file])) == told
