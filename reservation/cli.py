@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TimeRemainingColumn
 
-from reservation import app, catalog, demo, edge, local, ministack
+from reservation import app, catalog, demo, edge, local, ministack, probe
 from reservation.aws.errors import AwsError
 from reservation.aws.session import connect, session
 from reservation.background.loops import LoopDied
@@ -22,6 +22,7 @@ from reservation.catalog import BadFile, Catalog
 from reservation.domain.errors import ReservationError
 from reservation.dynamodb.events import EventImport, Imported
 from reservation.dynamodb.tables import create_tables
+from reservation.eventbridge import create_bus, subscribe_queue
 from reservation.operators import Operators, operators
 from reservation.settings import Settings, SettingsError
 from reservation.telemetry import logs
@@ -30,11 +31,13 @@ commands = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Ticket reservations."
 )
 tables_commands = typer.Typer(no_args_is_help=True, help="The DynamoDB tables.")
+bus_commands = typer.Typer(no_args_is_help=True, help="The event bus.")
 events_commands = typer.Typer(no_args_is_help=True, help="What is for sale.")
 outbox_commands = typer.Typer(no_args_is_help=True, help="Dead letters: events that the bus refuses.")
 shards_commands = typer.Typer(no_args_is_help=True, help="The partitions of outbox and due index.")
 for _name, _group in (
     ("tables", tables_commands),
+    ("bus", bus_commands),
     ("events", events_commands),
     ("outbox", outbox_commands),
     ("shards", shards_commands),
@@ -70,6 +73,19 @@ def serve() -> None:
             await stop.wait()
 
     _run(main())
+
+
+@commands.command()
+def health(
+    port: Annotated[int | None, typer.Option(help="Its gRPC port, if not GRPC_SERVER_PORT.")] = None,
+    liveness: Annotated[bool, typer.Option("--liveness", help="Whether it runs, not whether it can serve.")] = False,
+) -> None:
+    """Ask the service on this machine whether it is ready; exit 1 if it is not."""
+    settings = _settings()
+    address = edge.local_address(settings.bind_host, port or settings.grpc_server_port)
+    found = probe.state(address, "liveness" if liveness else "readiness")
+    _out.print(found, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(0 if found == probe.SERVING else 1)
 
 
 @commands.command("local")
@@ -126,6 +142,32 @@ def tables_create() -> None:
 
     created = _run(main())
     _out.print(f"created: {', '.join(created)}" if created else "all tables are there")
+
+
+@bus_commands.command("create")
+def bus_create(
+    queue: Annotated[
+        str | None, typer.Option(help="Also make an SQS queue of this name that gets every event, and print its URL.")
+    ] = None,
+) -> None:
+    """Create the event bus if it is missing."""
+    settings = _settings()
+
+    async def main() -> tuple[bool, str | None]:
+        aws = session(app.aws_config_of(settings))
+        bus = settings.eventbridge_bus_name
+        async with (
+            aws.create_client("events", endpoint_url=settings.eventbridge_endpoint) as events,
+            aws.create_client("sqs", endpoint_url=settings.aws_endpoint_url) as sqs,
+        ):
+            created = await create_bus(events, bus)
+            return created, await subscribe_queue(events, sqs, bus, queue) if queue else None
+
+    created, url = _run(main())
+    name = settings.eventbridge_bus_name
+    _out.print(f"created: {name}" if created else f"{name} is there", markup=False, highlight=False, soft_wrap=True)
+    if url is not None:
+        _out.print(url, markup=False, highlight=False, soft_wrap=True)
 
 
 @events_commands.command("import")

@@ -203,8 +203,13 @@ async def _listener_url(admin: str) -> str:
 
 def local_url(address: str, port: int) -> str:
     """The URL by which this machine reaches a listener bound to `address`, also where that means every address."""
+    return f"http://{local_address(address, port)}"
+
+
+def local_address(address: str, port: int) -> str:
+    """The same as host:port."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def _drain(admin: str) -> None:

@@ -18,6 +18,7 @@ from reservation.demo import Sale
 from reservation.domain.model import SeatStatus
 from reservation.doors import Rest
 from reservation.settings import Settings
+from tests.support.aws import REGION, admin_client, received
 from tests.support.command import Command, Ended, ended, environment_of, started
 from tests.support.rest import CREATE, body_of, wanted
 from tests.support.system import (
@@ -173,6 +174,30 @@ async def test_local_says_which_port_is_taken_and_leaves_nothing_behind() -> Non
         assert told.code == 1
         assert taken in told.err
         assert "Traceback" not in told.err
+
+
+# bus
+
+
+async def test_bus_create_makes_a_bus_once_and_a_queue_that_gets_its_events(
+    ministack_url: str, settings: Settings
+) -> None:
+    name = f"bus-{settings.dynamodb_table_orders}"
+    environment = environment_of(settings) | {
+        "AWS_EVENTBRIDGE_ENDPOINT": ministack_url,
+        "EVENTBRIDGE_BUS_NAME": name,
+        "AWS_REGION": REGION,
+        "COLUMNS": "20",
+    }
+    made = await ended("bus", "create", "--queue", name, **environment)
+    assert (made.code, made.out.splitlines()[0]) == (0, f"created: {name}"), made
+    again = await ended("bus", "create", **environment)
+    assert (again.code, again.out) == (0, f"{name} is there\n"), again
+    async with admin_client("events", ministack_url) as events, admin_client("sqs", ministack_url) as sqs:
+        entry = {"EventBusName": name, "Source": "reservation-api", "DetailType": "t", "Detail": '{"messageId":"m"}'}
+        await events.put_events(Entries=[entry])
+        (got,) = await received(sqs, made.out.splitlines()[1], 1)
+    assert got["detail"] == {"messageId": "m"}
 
 
 # serve

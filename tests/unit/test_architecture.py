@@ -17,7 +17,10 @@ PACKAGE = Path(reservation.__file__).parent
 ARROWS = {
     # part: what it may import of ours, besides itself ("dynamodb.tables": that module and no other of dynamodb)
     "__main__": "cli",
-    "cli": "app background.loops local demo operators catalog settings edge ministack dynamodb aws domain telemetry",
+    "cli": (
+        "app background.loops local demo operators catalog settings edge ministack probe dynamodb eventbridge aws"
+        " domain telemetry"
+    ),
     "operators": "app audit clock dynamodb aws domain settings",
     "demo": "doors local app catalog dynamodb aws domain gen",
     "doors": "local app aws",
@@ -55,6 +58,7 @@ ARROWS = {
     "settings": "",
     "edge": "",
     "ministack": "",
+    "probe": "",  # a container's health check starts it every few seconds
     "gen": "",
     "__init__": "",
 }
