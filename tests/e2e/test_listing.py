@@ -17,7 +17,7 @@ from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from tests.support.edge import TRACEPARENT
 from tests.support.rest import CREATE, body_of, error_of
 from tests.support.system import Edge, System, call, refusal
-from tests.unit.examples import HOLD, in_state
+from tests.unit.examples import in_state
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -27,10 +27,13 @@ OTHERS = [{"userId": "bob"}, {"eventId": "evt_other"}, {"status": "HOLD"}]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def anns(system: System) -> list[Reservation]:
-    """Ann's reservations, newest first; among them are two that are confirmed, and one of another event."""
-    kinds = [in_state(Status.CONFIRMED), HOLD, replace(HOLD, event_id="evt_other"), in_state(Status.CONFIRMED), HOLD]
+    """Ann's reservations, newest first; among them are two that are confirmed, and one of another event.
+
+    All are in a final state: the service ends a hold of the past at any moment, between two reads too."""
+    sold, over = in_state(Status.CONFIRMED), in_state(Status.EXPIRED)
+    kinds = [sold, over, replace(over, event_id="evt_other"), sold, over]
     stored = [await system.store(replace(each, user_id="ann")) for each in kinds]
-    await system.store(replace(HOLD, user_id="bob"))
+    await system.store(replace(over, user_id="bob"))
     return sorted(stored, key=lambda each: each.id, reverse=True)
 
 
@@ -86,7 +89,7 @@ async def test_whoever_names_nobody_sees_what_is_anonymous(system: System, edge:
 
 
 async def test_twenty_are_looked_at_unless_another_number_is_asked_for(system: System, edge: Edge) -> None:
-    await asyncio.gather(*(system.store(replace(HOLD, user_id="carol")) for _ in range(21)))
+    await asyncio.gather(*(system.store(replace(in_state(Status.EXPIRED), user_id="carol")) for _ in range(21)))
     for size, told in (("", 20), ("&pageSize=0", 20), ("&pageSize=100", 21)):
         page = body_of(await edge.rest.get(f"{CREATE}?userId=carol{size}"), 200)
         assert len(page["reservations"]) == told
