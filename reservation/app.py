@@ -16,6 +16,12 @@ from reservation.api.inventory import InventoryHandlers, inventory_service
 from reservation.api.reservations import ReservationHandlers, reservation_service
 from reservation.api.server import Health, build
 from reservation.audience import Audience
+from reservation.auth import issuer
+from reservation.auth.access import Access
+from reservation.auth.issuer import Issuer
+from reservation.auth.keyring import Keyring
+from reservation.auth.tokens import Tokens
+from reservation.auth.urls import is_loopback
 from reservation.availability import Availability
 from reservation.aws.client import AwsClient
 from reservation.aws.errors import AwsError
@@ -84,6 +90,7 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
     watches end, no new requests, those under way finish, commands whose callers left finish, loops stop, leases are
     handed over, connections close.
     """
+    _require_authentication(settings)
     async with AsyncExitStack() as closing:
         clients = await _connect(settings, closing)
         bus = BusCheck(_events(settings, clients), settings.eventbridge_bus_name)
@@ -96,13 +103,18 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         watches = Watches(use_cases.reservations, parts.audience, clock, max_clock_skew=parts.policy.max_clock_skew)
         health = Health()
         await health.start()
-        server = build(parts.services(use_cases, watches), health)
+        keyring = _keyring(settings, closing)
+        server = build(parts.services(use_cases, watches, _access(settings, keyring, clock)), health)
         port = _bind(server, settings)
         readiness = Readiness(clients.requests, parts.tables, parts.clock, bus, health.ready)
         await readiness.check()  # so that the first command finds a clock that is known to be right, or refused
         await parts.background.enroll()
+        if keyring is not None:
+            await keyring.refresh()
+            loops.start(keyring.run(), name="issuer keys")
+        else:
+            log.warning("authentication.off", consequence="every caller is believed; keep the ports private")
         await server.start()
-        log.warning("authentication.off", consequence="every caller is believed; keep the ports private")
         log.info(
             "serving",
             grpc_port=port,
@@ -154,6 +166,35 @@ async def _connect(settings: Settings, closing: AsyncExitStack) -> _Clients:
         leases=await client("dynamodb", settings.dynamodb_endpoint, 4),
         events=await client("events", settings.eventbridge_endpoint, 32),
     )
+
+
+def _require_authentication(settings: Settings) -> None:
+    if settings.jwt_issuer_uri is None and not is_loopback(settings.bind_host) and not settings.allow_unauthenticated:
+        raise StartError(
+            f"BIND_HOST={settings.bind_host} would let in everybody who reaches it: set JWT_ISSUER_URI and JWT_AUDIENCE"
+            ", or ALLOW_UNAUTHENTICATED=true where nobody else can"
+        )
+
+
+def _keyring(settings: Settings, closing: AsyncExitStack) -> Keyring | None:
+    """None: authentication is off. Closed with `closing`."""
+    if settings.jwt_issuer_uri is None:
+        return None
+    try:
+        session = issuer.connect(settings.jwt_issuer_uri, settings.jwt_ca_file)
+    except OSError as error:
+        raise StartError(f"JWT_CA_FILE={settings.jwt_ca_file}: {error}") from error
+    closing.push_async_callback(session.close)
+    keyring = Keyring(Issuer(session, settings.jwt_issuer_uri).keys)
+    closing.push_async_callback(keyring.close)
+    return keyring
+
+
+def _access(settings: Settings, keyring: Keyring | None, clock: Clock) -> Access:
+    tokens = None
+    if keyring is not None and settings.jwt_issuer_uri is not None and settings.jwt_audience is not None:
+        tokens = Tokens(keyring, issuer=settings.jwt_issuer_uri, audience=settings.jwt_audience, now=clock.now)
+    return Access(tokens, trust_direct=settings.grpc_auth == "trusted")
 
 
 class _Background:
@@ -302,15 +343,15 @@ class _Parts:
     def _key_window(self) -> int:
         return self.settings.idempotency_ttl_seconds * 1000
 
-    def services(self, use_cases: _UseCases, watches: Watches) -> list[grpc.GenericRpcHandler]:
+    def services(self, use_cases: _UseCases, watches: Watches, access: Access) -> list[grpc.GenericRpcHandler]:
         max_seats = self.policy.max_seats
         handlers = None
         if use_cases.inventory is not None and use_cases.holds is not None:
             availability = Availability(use_cases.inventory, self.clock)
             handlers = InventoryHandlers(availability, use_cases.holds, max_seats=max_seats)
         return [
-            reservation_service(ReservationHandlers(use_cases.reservations, watches, max_seats=max_seats)),
-            inventory_service(handlers),
+            reservation_service(ReservationHandlers(use_cases.reservations, watches, max_seats=max_seats), access),
+            inventory_service(handlers, access),
         ]
 
     def work_of(self, use_cases: _UseCases) -> dict[str, Coroutine[None, None, None]]:

@@ -2,10 +2,13 @@
 
 import os
 import re
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from reservation.auth.urls import require_safe
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 _UNITS = {"ms": 0.001, "s": 1.0, "": 0.001}
@@ -72,11 +75,16 @@ class Settings(BaseSettings):
             "resilience4j_circuitbreaker_instances_inventory_grpc_failure_rate_threshold",
         ),
     )
+    grpc_client_inventory_service_token_file: Path | None = None
 
     jwt_issuer_uri: str | None = Field(
         default=None,
         validation_alias=AliasChoices("jwt_issuer_uri", "spring_security_oauth2_resourceserver_jwt_issuer_uri"),
     )
+    jwt_audience: str | None = Field(default=None, validate_default=True)
+    jwt_ca_file: Path | None = None
+    grpc_auth: Literal["required", "trusted"] = "required"
+    allow_unauthenticated: bool = False
 
     hold_seconds: int = Field(default=60, ge=5)
     idempotency_ttl_seconds: int = Field(default=300, ge=1)
@@ -98,10 +106,21 @@ class Settings(BaseSettings):
 
     @field_validator("jwt_issuer_uri")
     @classmethod
-    def _refuse_tokens(cls, value: str | None) -> str | None:
-        # To ignore it would leave a service open whose operator believes that tokens are checked.
+    def _require_safe_issuer(cls, value: str | None) -> str | None:
         if value is not None:
-            raise ValueError("this release does not verify tokens; unset it and keep the ports private")
+            require_safe(value)
+        return value
+
+    @field_validator("jwt_audience")
+    @classmethod
+    def _require_both(cls, value: str | None, read: ValidationInfo) -> str | None:
+        """One without the other would accept tokens that are for somebody else, or check none while it seems so."""
+        if "jwt_issuer_uri" not in read.data:
+            return value  # it is bad itself
+        if value is None and read.data["jwt_issuer_uri"] is not None:
+            raise ValueError("is needed with JWT_ISSUER_URI: the audience that tokens for this service name")
+        if value is not None and read.data["jwt_issuer_uri"] is None:
+            raise ValueError("checks nothing without JWT_ISSUER_URI")
         return value
 
     @property

@@ -1,22 +1,26 @@
 """One call as it came in: who calls, through which door, until when."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from reservation.auth.caller import Caller
 from reservation.domain.errors import MissingIdempotencyKey
 
 MAX_SECONDS = 2.5
 """What a command may take if its caller gives it longer, or no deadline at all."""
 
-ANONYMOUS = "anonymous"
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """`until` in time.monotonic() seconds. `path` is the REST path, None for native gRPC.
+    """`until` in time.monotonic() seconds. `path` is the REST path, None for native gRPC. `authorization`: the header,
+    "" if there is none.
 
     `via_edge` makes rules stricter and never laxer: whoever forges it gains nothing.
+
+    `caller`, `user` (whom a new reservation or a list belongs to) and `owner` (whose reservation the call may touch;
+    None: anybody's) are there only after act_for(): nothing can be done for a caller that was not checked.
     """
 
     until: float
@@ -25,11 +29,16 @@ class Call:
     traceparent: str
     trace_id: str
     idempotency_key: str
+    authorization: str = field(default="", repr=False)
+    caller: Caller = field(init=False, repr=False, compare=False)
+    user: str = field(init=False, repr=False, compare=False)
+    owner: str | None = field(init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, context: Any) -> "Call":
         """From a grpc.aio ServicerContext."""
-        metadata = dict(context.invocation_metadata())
+        received = context.invocation_metadata()
+        metadata = dict(received)
         remaining = context.time_remaining()
         original_path = metadata.get("x-envoy-original-path")
         traceparent = metadata.get("traceparent", "")
@@ -41,7 +50,14 @@ class Call:
             # https://www.w3.org/TR/trace-context/#traceparent-header: version-traceid-parentid-flags
             trace_id=traceparent[3:35] if len(traceparent) == 55 else metadata.get("x-request-id", "")[:64],
             idempotency_key=metadata.get("idempotency-key", ""),
+            authorization=metadata.get("authorization", "") if len(metadata) == len(received) else _joined(received),
         )
+
+    def act_for(self, caller: Caller, named: str) -> None:
+        """`named`: the user that the message names, or "". Raises Forbidden."""
+        self.user = caller.user(named)
+        self.owner = caller.owner(named)
+        self.caller = caller
 
     @property
     def created_headers(self) -> tuple[tuple[str, str], ...]:
@@ -58,12 +74,8 @@ class Call:
             raise MissingIdempotencyKey
         return key
 
-    def user(self, named: str) -> str:
-        """Whom a new reservation belongs to."""
-        return named or ANONYMOUS
 
-    def owner(self, named: str) -> str | None:
-        """Whose reservation this call may touch; None: anybody's, for a direct caller that names nobody."""
-        if named:
-            return named
-        return ANONYMOUS if self.via_edge else None
+def _joined(received: Sequence[tuple[str, Any]]) -> str:
+    """https://www.rfc-editor.org/rfc/rfc9110#section-5.3: a header that came twice is one with a comma, which no token
+    has. To take either would leave it to chance whom the caller is taken for."""
+    return ", ".join(value for name, value in received if name == "authorization")

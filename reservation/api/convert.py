@@ -31,7 +31,7 @@ def create_command(request: messages.CreateReservationRequest, call: Call, key: 
     return Create(
         event_id=request.event_id,
         seat_ids=tuple(request.seat_ids),
-        user_id=call.user(request.user_id),
+        user_id=call.user,
         reservation_token=request.reservation_token,
         idempotency_key=key,
         metadata=_metadata(request.metadata) if request.metadata is not None else None,
@@ -48,7 +48,7 @@ def confirm_command(request: messages.ConfirmReservationRequest, call: Call, key
     return Confirm(
         reservation_id=request.reservation_id,
         payment_intent_id=request.payment_intent_id,
-        owner=call.owner(request.user_id),
+        owner=call.owner,
         idempotency_key=key,
         traceparent=call.traceparent,
     )
@@ -58,7 +58,7 @@ def cancel_command(request: messages.CancelReservationRequest, call: Call, key: 
     return Cancel(
         reservation_id=request.reservation_id,
         reason=request.reason,
-        owner=call.owner(request.user_id),
+        owner=call.owner,
         idempotency_key=key,
         traceparent=call.traceparent,
     )
@@ -69,7 +69,7 @@ def extend_command(request: messages.ExtendHoldRequest, call: Call, key: str) ->
         reservation_id=request.reservation_id,
         seconds=request.extension_seconds,
         reason=request.reason,
-        owner=call.owner(request.user_id),
+        owner=call.owner,
         idempotency_key=key,
         traceparent=call.traceparent,
     )
@@ -78,7 +78,7 @@ def extend_command(request: messages.ExtendHoldRequest, call: Call, key: str) ->
 def listing(request: messages.ListReservationsRequest, call: Call, pages: Pages) -> Listing:
     named = request.status is not messages.ReservationStatus.RESERVATION_STATUS_UNSPECIFIED
     return Listing(
-        user_id=call.user(request.user_id),
+        user_id=call.user,
         event_id=request.event_id,
         status=Status(str(request.status.name)) if named else None,
         size=request.page_size or _PAGE_SIZE,

@@ -5,7 +5,7 @@ status in `x-http-status`), and only to calls that came as REST.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -37,6 +37,7 @@ _INTERNAL = Rule(grpc.StatusCode.INTERNAL, 500)
 _RULES: dict[type[BaseException], Rule] = {
     errors.InvalidRequest: Rule(grpc.StatusCode.INVALID_ARGUMENT, 400),
     errors.MissingIdempotencyKey: Rule(grpc.StatusCode.INVALID_ARGUMENT, 400),
+    errors.Unauthenticated: Rule(grpc.StatusCode.UNAUTHENTICATED, 401),
     errors.Forbidden: Rule(grpc.StatusCode.PERMISSION_DENIED, 403),
     errors.EventNotFound: Rule(grpc.StatusCode.NOT_FOUND, 404),
     errors.ReservationNotFound: Rule(grpc.StatusCode.NOT_FOUND, 404),
@@ -78,8 +79,14 @@ class Refusal:
     def trailing_metadata(self, call: Call) -> Sequence[tuple[str, str | bytes]]:
         if call.path is None:
             return (("grpc-status-details-bin", self._rpc_status().SerializeToString()),)
-        retry = (("retry-after", str(self.rule.retry_after)),) if self.rule.retry_after is not None else ()
-        return (("x-http-status", str(self.rule.http)), ("x-error-body", self.rest_body(call)), *retry)
+        return (("x-http-status", str(self.rule.http)), ("x-error-body", self.rest_body(call)), *self._advice())
+
+    def _advice(self) -> Iterator[tuple[str, str]]:
+        """HTTP headers that say what to do."""
+        if self.rule.retry_after is not None:
+            yield "retry-after", str(self.rule.retry_after)
+        if isinstance(self.error, errors.Unauthenticated):
+            yield "www-authenticate", self.error.challenge
 
     def rest_body(self, call: Call) -> str:
         """The body that REST callers read, in ASCII."""

@@ -8,19 +8,16 @@ from reservation.api.pages import Pages
 from reservation.api.registration import Answer, Handler, Method, service
 from reservation.api.reservations import unimplemented
 from reservation.api.rules import SEATS_A_PAGE
+from reservation.auth.access import Access
+from reservation.auth.caller import Right
 from reservation.availability import Availability
-from reservation.domain.errors import Forbidden
 from reservation.domain.model import Wish
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from reservation.holds import Holds
 
 
 class InventoryHandlers:
-    """One method an rpc: validate, one use case, convert.
-
-    The commands are for services that sell from this inventory. Whoever comes through the edge is none of them: it
-    passes native gRPC on as it comes, so a customer could sell a seat without paying.
-    """
+    """One method an rpc: validate, one use case, convert."""
 
     def __init__(self, availability: Availability, holds: Holds, *, max_seats: int) -> None:
         self._availability = availability
@@ -51,28 +48,23 @@ class InventoryHandlers:
         return Answer(convert.seat_page(page, pages))
 
     async def reserve(self, request: messages.ReserveSeatRequest, call: Call) -> Answer:
-        _require_service(call)
         validation.reserve(request, max_seats=self._max_seats)
         return Answer(convert.reserved(await self._holds.reserve(convert.reserve_command(request), call.until)))
 
     async def commit(self, request: messages.CommitReservationRequest, call: Call) -> Answer:
-        _require_service(call)
         validation.commit(request, max_seats=self._max_seats)
         return Answer(convert.committed(await self._holds.commit(convert.commit_command(request), call.until)))
 
     async def release(self, request: messages.ReleaseHoldRequest, call: Call) -> Answer:
-        _require_service(call)
         validation.release(request, max_seats=self._max_seats)
         return Answer(convert.released(await self._holds.release(convert.release_command(request), call.until)))
 
 
-def _require_service(call: Call) -> None:
-    if call.via_edge:
-        raise Forbidden
+def inventory_service(handlers: InventoryHandlers | None, access: Access) -> grpc.GenericRpcHandler:
+    """`handlers`: none where the seats are another service's.
 
-
-def inventory_service(handlers: InventoryHandlers | None) -> grpc.GenericRpcHandler:
-    """`handlers`: none where the seats are another service's."""
+    The commands are for services that sell from this inventory: a customer could sell a seat without paying.
+    """
 
     def served(name: str) -> Handler:
         handler: Handler = getattr(handlers, name) if handlers is not None else unimplemented
@@ -81,11 +73,12 @@ def inventory_service(handlers: InventoryHandlers | None) -> grpc.GenericRpcHand
     return service(
         "InventoryService",
         [
-            Method("CheckAvailability", messages.CheckAvailabilityRequest, served("check")),
-            Method("ReserveSeat", messages.ReserveSeatRequest, served("reserve")),
-            Method("CommitReservation", messages.CommitReservationRequest, served("commit")),
-            Method("ReleaseHold", messages.ReleaseHoldRequest, served("release")),
-            Method("GetInventoryStatus", messages.GetInventoryStatusRequest, served("status")),
-            Method("ListSeats", messages.ListSeatsRequest, served("seats")),
+            Method("CheckAvailability", messages.CheckAvailabilityRequest, served("check"), Right.INVENTORY_READ),
+            Method("ReserveSeat", messages.ReserveSeatRequest, served("reserve"), Right.INVENTORY_WRITE),
+            Method("CommitReservation", messages.CommitReservationRequest, served("commit"), Right.INVENTORY_WRITE),
+            Method("ReleaseHold", messages.ReleaseHoldRequest, served("release"), Right.INVENTORY_WRITE),
+            Method("GetInventoryStatus", messages.GetInventoryStatusRequest, served("status"), Right.INVENTORY_READ),
+            Method("ListSeats", messages.ListSeatsRequest, served("seats"), Right.INVENTORY_READ),
         ],
+        access,
     )

@@ -1,4 +1,4 @@
-"""A method table becomes grpc.aio handlers: decode, one call, encode, and every failure told in one way.
+"""A method table becomes grpc.aio handlers: admit, decode, one call, encode, and every failure told in one way.
 
 betterproto2 generates no grpc.aio server. Handlers take raw bytes because grpc.aio itself would answer undecodable ones
 with UNKNOWN and the exception's text.
@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import betterproto2
 import grpc
@@ -18,8 +18,13 @@ import structlog
 from reservation.api.call import Call
 from reservation.api.descriptors import PACKAGE, decoder
 from reservation.api.errors import refusal_of
+from reservation.auth.access import Access
+from reservation.auth.caller import Right
+from reservation.domain.errors import Unauthenticated
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +40,12 @@ Handler = Callable[[Any, Call], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One rpc. `handler` takes a decoded message of type `request`."""
+    """One rpc, for callers that have `right`. `handler` takes a decoded message of type `request`."""
 
     name: str
     request: type[betterproto2.Message]
     handler: Handler
+    right: Right
 
 
 StreamHandler = Callable[[Any, Call], AsyncGenerator[betterproto2.Message]]
@@ -47,35 +53,52 @@ StreamHandler = Callable[[Any, Call], AsyncGenerator[betterproto2.Message]]
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One rpc that answers any number of messages. Nothing limits the time of `handler`; it is closed when the caller
-    leaves. `in_band` makes a message of an error's body: to REST callers a stream that has begun cannot fail otherwise.
-    """
+    """One rpc that answers any number of messages. `handler` is closed when the caller leaves or its token expires, and
+    nothing else limits its time. `in_band` makes a message of an error's body: to REST callers a stream that has begun
+    cannot fail otherwise."""
 
     name: str
     request: type[betterproto2.Message]
     handler: StreamHandler
+    right: Right
     in_band: Callable[[str], betterproto2.Message]
 
 
-def service(name: str, methods: Iterable[Method | Stream]) -> grpc.GenericRpcHandler:
-    handlers = {method.name: _rpc_handler(method) for method in methods}
+def service(name: str, methods: Iterable[Method | Stream], access: Access) -> grpc.GenericRpcHandler:
+    """`access` says who may call them."""
+    handlers = {method.name: _rpc_handler(method, access) for method in methods}
     return grpc.method_handlers_generic_handler(f"{PACKAGE}.{name}", handlers)
 
 
-def _rpc_handler(method: Method | Stream) -> grpc.RpcMethodHandler:
+def _rpc_handler(method: Method | Stream, access: Access) -> grpc.RpcMethodHandler:
     if isinstance(method, Stream):
-        return grpc.unary_stream_rpc_method_handler(_stream(method))
-    return grpc.unary_unary_rpc_method_handler(_unary(method))
+        return grpc.unary_stream_rpc_method_handler(_stream(method, access))
+    return grpc.unary_unary_rpc_method_handler(_unary(method, access))
 
 
-def _unary(method: Method) -> Callable[[bytes, Any], Awaitable[bytes]]:
+def _admission(method: Method | Stream, access: Access) -> Callable[[bytes, Call], Awaitable[Any]]:
+    """The one way in, for every rpc: who calls, may they, what do they want, and for whom."""
     decode = decoder(method.request)
+
+    async def admit(raw: bytes, call: Call) -> Any:
+        """The decoded message of a call that knows for whom it acts. Raises ReservationError."""
+        caller = await access.caller(call.authorization, via_edge=call.via_edge, until=call.until)
+        caller.require(method.right)
+        request = decode(raw)
+        call.act_for(caller, getattr(request, "user_id", ""))
+        return request
+
+    return admit
+
+
+def _unary(method: Method, access: Access) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    admit = _admission(method, access)
 
     async def handle(raw: bytes, context: Any) -> bytes:
         started = time.monotonic()
         call = Call.of(context)
         try:
-            answer = await method.handler(decode(raw), call)
+            answer = await method.handler(await admit(raw, call), call)
             encoded = bytes(answer.message)
         except Exception as error:
             await _refuse(method, call, error, context, started)
@@ -88,12 +111,13 @@ def _unary(method: Method) -> Callable[[bytes, Any], Awaitable[bytes]]:
     return handle
 
 
-def _stream(stream: Stream) -> Callable[[bytes, Any], Awaitable[None]]:
-    decode = decoder(stream.request)
+def _stream(stream: Stream, access: Access) -> Callable[[bytes, Any], Awaitable[None]]:
+    admit = _admission(stream, access)
 
     async def encoded(raw: bytes, call: Call) -> AsyncGenerator[bytes]:
-        async with aclosing(stream.handler(decode(raw), call)) as answers:
-            async for answer in answers:
+        request = await admit(raw, call)
+        async with aclosing(stream.handler(request, call)) as answers:
+            while (answer := await _in_time(anext(answers, None), access.seconds_left(call.caller))) is not None:
                 yield bytes(answer)
 
     async def handle(raw: bytes, context: Any) -> None:
@@ -115,6 +139,17 @@ def _stream(stream: Stream) -> Callable[[bytes, Any], Awaitable[None]]:
         _log(stream, call, "OK", started)
 
     return handle
+
+
+async def _in_time(answer: Awaitable[T], seconds: float | None) -> T:
+    """Raises Unauthenticated when the time is over: the caller's token has expired."""
+    try:
+        async with asyncio.timeout(seconds) as timeout:
+            return await answer
+    except TimeoutError:
+        if timeout.expired():
+            raise Unauthenticated.expired() from None
+        raise
 
 
 class _Failed(Exception):

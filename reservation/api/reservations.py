@@ -9,6 +9,8 @@ from reservation.api import convert, validation
 from reservation.api.call import Call
 from reservation.api.pages import Pages
 from reservation.api.registration import Answer, Method, Stream, service
+from reservation.auth.access import Access
+from reservation.auth.caller import Right
 from reservation.domain.errors import NotImplementedYet
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from reservation.ports import Recorded
@@ -34,7 +36,7 @@ class ReservationHandlers:
 
     async def get(self, request: messages.GetReservationRequest, call: Call) -> Answer:
         validation.get(request)
-        found = await self._reservations.get(request.reservation_id, call.owner(request.user_id), call.until)
+        found = await self._reservations.get(request.reservation_id, call.owner, call.until)
         return Answer(convert.reservation_body(found))
 
     async def confirm(self, request: messages.ConfirmReservationRequest, call: Call) -> Answer:
@@ -57,7 +59,7 @@ class ReservationHandlers:
         return Answer(convert.extended(recorded.reservation, request.extension_seconds), _headers(recorded))
 
     async def list(self, request: messages.ListReservationsRequest, call: Call) -> Answer:
-        pages = Pages("reservations", call.user(request.user_id), request.event_id, str(int(request.status)))
+        pages = Pages("reservations", call.user, request.event_id, str(int(request.status)))
         validation.list_(request, pages)
         page = await self._reservations.page(convert.listing(request, call, pages), call.until)
         return Answer(convert.listed(page, pages))
@@ -66,7 +68,7 @@ class ReservationHandlers:
         self, request: messages.WatchReservationRequest, call: Call
     ) -> AsyncGenerator[messages.GetReservationResponse]:
         validation.watch(request)
-        watch = self._watches.watch(request.reservation_id, call.owner(request.user_id), call.until)
+        watch = self._watches.watch(request.reservation_id, call.owner, call.until)
         async with aclosing(watch) as states:
             async for state in states:
                 yield convert.reservation_body(state)
@@ -76,18 +78,25 @@ async def unimplemented(_request: object, _call: Call) -> Answer:
     raise NotImplementedYet
 
 
-def reservation_service(handlers: ReservationHandlers) -> grpc.GenericRpcHandler:
+def reservation_service(handlers: ReservationHandlers, access: Access) -> grpc.GenericRpcHandler:
     return service(
         "ReservationService",
         [
-            Method("CreateReservation", messages.CreateReservationRequest, handlers.create),
-            Method("GetReservation", messages.GetReservationRequest, handlers.get),
-            Method("ConfirmReservation", messages.ConfirmReservationRequest, handlers.confirm),
-            Method("CancelReservation", messages.CancelReservationRequest, handlers.cancel),
-            Method("ExtendHold", messages.ExtendHoldRequest, handlers.extend),
-            Method("ListReservations", messages.ListReservationsRequest, handlers.list),
-            Stream("WatchReservation", messages.WatchReservationRequest, handlers.watch, convert.in_band),
+            Method("CreateReservation", messages.CreateReservationRequest, handlers.create, Right.RESERVATIONS),
+            Method("GetReservation", messages.GetReservationRequest, handlers.get, Right.RESERVATIONS),
+            Method("ConfirmReservation", messages.ConfirmReservationRequest, handlers.confirm, Right.RESERVATIONS),
+            Method("CancelReservation", messages.CancelReservationRequest, handlers.cancel, Right.RESERVATIONS),
+            Method("ExtendHold", messages.ExtendHoldRequest, handlers.extend, Right.RESERVATIONS),
+            Method("ListReservations", messages.ListReservationsRequest, handlers.list, Right.RESERVATIONS),
+            Stream(
+                "WatchReservation",
+                messages.WatchReservationRequest,
+                handlers.watch,
+                Right.RESERVATIONS,
+                convert.in_band,
+            ),
         ],
+        access,
     )
 
 

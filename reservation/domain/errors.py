@@ -6,6 +6,7 @@ The gateway in front of this service sorts failures by words in their text ("not
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,31 @@ class InvalidRequest(ReservationError):
 class MissingIdempotencyKey(ReservationError):
     code = "MISSING_IDEMPOTENCY_KEY"
     text = "bad request: the Idempotency-Key header is required"
+
+
+class Unauthenticated(ReservationError):
+    """Who calls is not known. `challenge`: what an HTTP caller is asked for
+    (https://www.rfc-editor.org/rfc/rfc6750#section-3)."""
+
+    code = "UNAUTHENTICATED"
+
+    def __init__(self, text: str, challenge: str) -> None:
+        self.text = text
+        self.challenge = challenge
+        super().__init__()
+
+    @classmethod
+    def missing(cls) -> Self:
+        return cls("Unauthenticated: a bearer token is required", "Bearer")
+
+    @classmethod
+    def invalid(cls) -> Self:
+        """Why is nobody's business: the words would help who makes tokens up."""
+        return cls("Unauthenticated: the token is not valid", 'Bearer error="invalid_token"')
+
+    @classmethod
+    def expired(cls) -> Self:
+        return cls("Unauthenticated: the token has expired", 'Bearer error="invalid_token"')
 
 
 class Forbidden(ReservationError):

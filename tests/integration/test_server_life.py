@@ -20,6 +20,7 @@ from reservation.api.call import Call
 from reservation.api.registration import Answer, Method
 from reservation.api.server import Health
 from reservation.app import StartError
+from reservation.auth.caller import Right
 from reservation.background.loops import LoopDied
 from reservation.dynamodb.leases import NOBODY
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
@@ -184,7 +185,9 @@ async def test_a_call_has_as_long_as_its_caller_waits_and_two_and_a_half_seconds
         left.append(call.until - time.monotonic())
         return Answer(messages.GetReservationResponse())
 
-    async with serving_only(Method("GetReservation", messages.GetReservationRequest, handler)) as channel:
+    async with serving_only(
+        Method("GetReservation", messages.GetReservationRequest, handler, Right.RESERVATIONS)
+    ) as channel:
         await call(channel, messages.GetReservationRequest(), timeout=patience)
     assert 0 < left[0] <= at_most + 0.1, "gRPC rounds the time that is left up on its way"
 

@@ -17,6 +17,7 @@ from reservation import catalog, ministack
 from reservation.api.call import Call
 from reservation.api.registration import Answer, Handler, Method
 from reservation.api.server import MAX_MESSAGE_BYTES
+from reservation.auth.caller import Right
 from reservation.catalog import Catalog
 from reservation.domain.errors import ReservationError
 from reservation.domain.model import Event
@@ -346,7 +347,9 @@ async def test_a_crash_is_an_internal_error_in_neutral_words_and_its_stack_is_lo
     handler: Handler, innermost: str
 ) -> None:
     with capture_logs() as logged:
-        async with serving_only(Method("GetReservation", messages.GetReservationRequest, handler)) as channel:
+        async with serving_only(
+            Method("GetReservation", messages.GetReservationRequest, handler, Right.RESERVATIONS)
+        ) as channel:
             refused = await refusal(call(channel, messages.GetReservationRequest(reservation_id="rsv_1")))
     _check(refused, grpc.StatusCode.INTERNAL, "INTERNAL_ERROR")
     assert refused.text == "Internal server error"

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from reservation.api import convert
 from reservation.api.call import Call
 from reservation.api.registration import Stream, StreamHandler
+from reservation.auth.caller import Right
 from reservation.domain.errors import ServiceUnavailable
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from tests.support.system import PACKAGE, refusal, refusal_of, serving_only
@@ -26,7 +27,7 @@ REST = (("x-envoy-original-path", "/v1/reservations/rsv_1/watch"), ("x-request-i
 @asynccontextmanager
 async def serving_stream(handler: StreamHandler) -> AsyncIterator[Callable[..., Any]]:
     """A function that begins a call."""
-    stream = Stream("WatchReservation", messages.WatchReservationRequest, handler, convert.in_band)
+    stream = Stream("WatchReservation", messages.WatchReservationRequest, handler, Right.RESERVATIONS, convert.in_band)
     async with serving_only(stream) as channel:
         rpc = channel.unary_stream(
             f"/{PACKAGE}.ReservationService/WatchReservation",

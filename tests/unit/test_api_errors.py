@@ -98,6 +98,7 @@ TABLE = [
     Row(errors.IdempotencyConflict(), "IDEMPOTENCY_CONFLICT", StatusCode.ALREADY_EXISTS, 409, gateway_word="conflict"),
     Row(errors.IdempotencyInProgress(), "IDEMPOTENCY_IN_PROGRESS", StatusCode.ABORTED, 409, 1, "conflict"),
     Row(errors.RateLimitExceeded(), "RATE_LIMIT_EXCEEDED", StatusCode.RESOURCE_EXHAUSTED, 429, retry_after=1),
+    Row(errors.Unauthenticated.invalid(), "UNAUTHENTICATED", StatusCode.UNAUTHENTICATED, 401),
     *(
         Row(error, "INVENTORY_SERVICE_ERROR", StatusCode.UNAVAILABLE, 503, retry_after=1)
         for error in (errors.InventoryServiceError(), CircuitOpen(), Rejected())
@@ -181,7 +182,8 @@ def test_rest_callers_get_their_status_and_when_to_retry(row: Row) -> None:
     metadata = _metadata(row.error, REST)
     assert metadata["x-http-status"] == str(row.http)
     assert metadata.get("retry-after") == (str(row.retry_after) if row.retry_after is not None else None)
-    assert metadata.keys() <= {"x-http-status", "x-error-body", "retry-after"}
+    assert metadata.get("www-authenticate", "").startswith("Bearer") == (row.http == 401)
+    assert metadata.keys() <= {"x-http-status", "x-error-body", "retry-after", "www-authenticate"}
 
 
 @every_error

@@ -29,11 +29,11 @@ ARROWS = {
     "audit": "dynamodb aws domain",
     # The composition root knows everybody; nobody knows it but those who start a service.
     "app": (
-        "api background service watches availability holds audience inventory dynamodb eventbridge aws telemetry ports"
-        " domain clock settings"
+        "api auth background service watches availability holds audience inventory dynamodb eventbridge aws telemetry"
+        " ports domain clock settings"
     ),
     # Inward: edges and loops -> use cases -> ports -> domain.
-    "api": "service watches availability holds ports domain gen edge",
+    "api": "auth service watches availability holds ports domain gen edge",
     "background": (
         "service ports domain aws eventbridge clock dynamodb.tables dynamodb.leases dynamodb.outbox dynamodb.retirement"
     ),
@@ -44,6 +44,7 @@ ARROWS = {
     "availability": "ports domain",
     "holds": "service ports domain flights",
     "ports": "domain",
+    "auth": "domain",
     "domain": "",
     # Adapters: each knows its own wire and the domain, none knows another or the api.
     "dynamodb": "aws ports domain",
@@ -55,7 +56,7 @@ ARROWS = {
     "flights": "domain",
     "audience": "domain",
     "clock": "aws.client",
-    "settings": "",
+    "settings": "auth.urls",  # what an issuer may be called
     "edge": "",
     "ministack": "",
     "probe": "",  # a container's health check starts it every few seconds

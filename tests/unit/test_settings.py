@@ -1,5 +1,6 @@
 """Settings: what an empty environment means, what a full one means, and what stops the start."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,11 @@ DEFAULTS: dict[str, Any] = {
     "GRPC_CLIENT_INVENTORY_SERVICE_TIMEOUT": 0.25,
     "GRPC_CLIENT_INVENTORY_SERVICE_FAILURE_RATE_THRESHOLD": 50,
     "JWT_ISSUER_URI": None,
+    "JWT_AUDIENCE": None,
+    "JWT_CA_FILE": None,
+    "GRPC_AUTH": "required",
+    "ALLOW_UNAUTHENTICATED": False,
+    "GRPC_CLIENT_INVENTORY_SERVICE_TOKEN_FILE": None,
     "HOLD_SECONDS": 60,
     "IDEMPOTENCY_TTL_SECONDS": 300,
     "MAX_SEATS_PER_RESERVATION": 10,
@@ -61,6 +67,10 @@ OTHER: dict[str, tuple[str, Any]] = {
     "GRPC_CLIENT_INVENTORY_SERVICE_ADDRESS": ("inventory:8011", "inventory:8011"),
     "GRPC_CLIENT_INVENTORY_SERVICE_TIMEOUT": ("1s", 1.0),
     "GRPC_CLIENT_INVENTORY_SERVICE_FAILURE_RATE_THRESHOLD": ("12.5", 12.5),
+    "GRPC_CLIENT_INVENTORY_SERVICE_TOKEN_FILE": ("/run/token", Path("/run/token")),
+    "JWT_CA_FILE": ("/run/ca.crt", Path("/run/ca.crt")),
+    "GRPC_AUTH": ("trusted", "trusted"),
+    "ALLOW_UNAUTHENTICATED": ("true", True),
     "HOLD_SECONDS": ("5", 5),
     "IDEMPOTENCY_TTL_SECONDS": ("1", 1),
     "MAX_SEATS_PER_RESERVATION": ("1", 1),
@@ -106,7 +116,12 @@ BAD = [
     ("MAX_CLOCK_SKEW_SECONDS", "inf"),
     ("LOG_LEVEL", "LOUD"),
     ("LOG_FORMAT", "xml"),
-    ("JWT_ISSUER_URI", "https://issuer.example"),
+    ("JWT_ISSUER_URI", "issuer.example"),
+    ("JWT_ISSUER_URI", "http://issuer.example"),
+    ("JWT_ISSUER_URI", "https://issuer.example/?realm=sales"),
+    ("JWT_AUDIENCE", "reservations"),
+    ("GRPC_AUTH", "optional"),
+    ("ALLOW_UNAUTHENTICATED", "perhaps"),
 ]
 
 ISSUER_ALIAS = "SPRING_SECURITY_OAUTH2_RESOURCESERVER_JWT_ISSUER_URI"
@@ -136,7 +151,7 @@ def test_a_variable_sets_its_own_setting_and_nothing_else(variable: str, monkeyp
 
 
 def test_every_setting_that_can_be_set_is_tried() -> None:
-    assert OTHER.keys() == DEFAULTS.keys() - {"JWT_ISSUER_URI"}
+    assert OTHER.keys() == DEFAULTS.keys() - {"JWT_ISSUER_URI", "JWT_AUDIENCE"}
 
 
 @pytest.mark.parametrize("variable", DEFAULTS)
@@ -162,10 +177,19 @@ def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("variable", ["JWT_ISSUER_URI", ISSUER_ALIAS])
-def test_an_issuer_is_refused_under_either_name(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens are not verified: to ignore the variable would leave open what its operator believes closed."""
-    monkeypatch.setenv(variable, "https://issuer.example")
-    with pytest.raises(SettingsError, match="does not verify tokens"):
+@pytest.mark.parametrize(
+    "uri", ["https://issuer.example/realms/sales", "http://127.0.0.1:9000", "http://localhost:9000"]
+)
+def test_an_issuer_is_read_under_either_name(variable: str, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, uri)
+    monkeypatch.setenv("JWT_AUDIENCE", "reservations")
+    assert _of(Settings.from_environment()) == DEFAULTS | {"JWT_ISSUER_URI": uri, "JWT_AUDIENCE": "reservations"}
+
+
+def test_an_issuer_without_an_audience_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that it gave for another service must not work here."""
+    monkeypatch.setenv("JWT_ISSUER_URI", "https://issuer.example")
+    with pytest.raises(SettingsError, match=r"JWT_AUDIENCE=None: .*needed with JWT_ISSUER_URI"):
         Settings.from_environment()
 
 
@@ -207,8 +231,8 @@ def test_an_inventorys_address_may_say_how_it_is_resolved(
 
 def test_a_bad_value_under_an_older_name_is_told_under_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The operator looks for the variable that was set."""
-    monkeypatch.setenv(ISSUER_ALIAS, "https://issuer.example")
-    with pytest.raises(SettingsError, match=f"{ISSUER_ALIAS}='https://issuer.example': "):
+    monkeypatch.setenv(ISSUER_ALIAS, "http://issuer.example")
+    with pytest.raises(SettingsError, match=f"{ISSUER_ALIAS}='http://issuer.example': "):
         Settings.from_environment()
 
 
