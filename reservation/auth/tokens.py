@@ -55,26 +55,26 @@ class Tokens:
         seconds) comes before the issuer has told its keys."""
         if not token.isascii() or len(token) > TOKEN_BYTES:
             raise Unauthenticated.invalid()
-        if self._verified_by is not self._keyring.keys:
-            self._verified.clear()  # what a withdrawn key has signed
-            self._verified_by = self._keyring.keys
+        self._forget_withdrawn()
         digest = sha256(token.encode()).digest()  # of one size, and no secret
         known = self._verified.get(digest)
         if known is not None and self._now() < known.until:
             return known.caller
-        return await self._remembered(digest, token, until)
+        key = await self._key(token, until)
+        self._forget_withdrawn()
+        caller, now = self._read(token, key), self._now()
+        self._verified[digest] = _Verified(caller, min(caller.expires_at or now, now + _REMEMBERED_MS))
+        return caller
 
     def seconds_left(self, caller: Caller) -> float | None:
         """How long its token will be accepted; None: without end."""
         return None if caller.expires_at is None else (caller.expires_at - self._now()) / 1000
 
-    async def _remembered(self, digest: bytes, token: str, until: float) -> Caller:
-        key = await self._key(token, until)
-        keys = self._keyring.keys
-        caller = self._read(token, key)
-        if self._verified_by is keys and caller.expires_at is not None:
-            self._verified[digest] = _Verified(caller, min(caller.expires_at, self._now() + _REMEMBERED_MS))
-        return caller
+    def _forget_withdrawn(self) -> None:
+        """What was verified by keys that are others now."""
+        if self._verified_by is not self._keyring.keys:
+            self._verified.clear()
+            self._verified_by = self._keyring.keys
 
     async def _key(self, token: str, until: float) -> Key:
         try:

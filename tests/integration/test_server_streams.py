@@ -13,10 +13,16 @@ from structlog.testing import capture_logs
 from reservation.api import convert
 from reservation.api.call import Call
 from reservation.api.registration import Stream, StreamHandler
+from reservation.auth.access import Access
 from reservation.auth.caller import Right
+from reservation.auth.keyring import Keyring
+from reservation.auth.keys import Keys
+from reservation.auth.tokens import LEEWAY_MS, Tokens
 from reservation.domain.errors import ServiceUnavailable
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
-from tests.support.system import PACKAGE, refusal, refusal_of, serving_only
+from tests.support.key_server import SigningKey, bearing, published
+from tests.support.store import SettableClock
+from tests.support.system import OPEN, PACKAGE, refusal, refusal_of, serving_only
 
 Messages = AsyncGenerator[messages.GetReservationResponse]
 
@@ -25,10 +31,10 @@ REST = (("x-envoy-original-path", "/v1/reservations/rsv_1/watch"), ("x-request-i
 
 
 @asynccontextmanager
-async def serving_stream(handler: StreamHandler) -> AsyncIterator[Callable[..., Any]]:
+async def serving_stream(handler: StreamHandler, access: Access = OPEN) -> AsyncIterator[Callable[..., Any]]:
     """A function that begins a call."""
     stream = Stream("WatchReservation", messages.WatchReservationRequest, handler, Right.RESERVATIONS, convert.in_band)
-    async with serving_only(stream) as channel:
+    async with serving_only(stream, access=access) as channel:
         rpc = channel.unary_stream(
             f"/{PACKAGE}.ReservationService/WatchReservation",
             response_deserializer=messages.GetReservationResponse.FromString,
@@ -60,6 +66,34 @@ async def has_nothing_to_tell(_request: Any, _call: Call) -> Messages:
 async def tells_an_empty_message(_request: Any, _call: Call) -> Messages:
     yield messages.GetReservationResponse()
     yield HOLD
+
+
+@pytest.mark.parametrize("headers", [(), REST])
+async def test_a_stream_ends_when_its_callers_token_does(headers: Any) -> None:
+    clock = SettableClock()
+    key = SigningKey.new("key", "EdDSA")
+
+    async def fetch() -> Keys:
+        return published(key)
+
+    async def outlives_the_token(_request: Any, _call: Call) -> Messages:
+        yield HOLD
+        clock.advance(60_000 + LEEWAY_MS)
+        yield HOLD
+        await asyncio.Event().wait()
+
+    tokens = Tokens(Keyring(fetch), issuer="https://issuer.example", audience="reservations", now=clock.now)
+    claims = {"iss": "https://issuer.example", "aud": "reservations", "sub": "ann", "exp": clock.now() / 1000 + 60}
+    async with serving_stream(outlives_the_token, Access(tokens, trust_direct=False)) as begin:
+        call = begin(metadata=(*headers, *bearing(key.sign(claims))))
+        told = [await call.read() for _ in range(2)]
+        assert told == [HOLD, HOLD]
+        if headers:
+            last = json.loads(bytes.fromhex((await call.read()).reservation_id.removeprefix("error:")))
+            assert last["error"]["code"] == "UNAUTHENTICATED"
+        refused = await refusal(call.read())
+        assert refused.status is grpc.StatusCode.UNAUTHENTICATED
+        assert refused.text == "Unauthenticated: the token has expired"
 
 
 @pytest.mark.parametrize(

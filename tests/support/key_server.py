@@ -2,6 +2,7 @@
 
 import json
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,15 @@ _MAKE: dict[str, Callable[[], Any]] = {
     "ES256": lambda: ec.generate_private_key(ec.SECP256R1()),
     "EdDSA": ed25519.Ed25519PrivateKey.generate,
 }
+
+
+ODD: dict[str, Callable[[], web.Response]] = {
+    "/moved": lambda: web.Response(status=302, headers={"location": "/keys"}),
+    "/big": lambda: web.Response(body=b'{"keys": [' + b" " * 300_000 + b"]}"),
+    "/text": lambda: web.Response(text="no keys here"),
+    "/nested": lambda: web.Response(text="[" * 100_000),
+}
+"""Documents with which nothing can be done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +84,32 @@ class KeyServer:
             raise web.HTTPServiceUnavailable
         if request.path == "/keys":
             return web.json_response({"keys": [key.jwk() for key in self.keys]})
+        if request.path in ODD:
+            return ODD[request.path]()
         wanted = "/.well-known/oauth-authorization-server" if self.oauth else "/.well-known/openid-configuration"
         if request.path != wanted:
             raise web.HTTPNotFound
         return web.json_response({"issuer": self.issuer or self.uri, "jwks_uri": self.jwks_uri or f"{self.uri}/keys"})
+
+    def token(self, subject: str, *scopes: str, **changes: Any) -> str:
+        """A good token by its newest key, for an hour from now."""
+        claims = {
+            "iss": self.uri,
+            "aud": AUDIENCE,
+            "sub": subject,
+            "exp": time.time() + 3600,
+            "scope": " ".join(scopes),
+        }
+        return self.keys[-1].sign(claims | changes)
+
+    def settings(self) -> dict[str, Any]:
+        """Those of a service that believes it."""
+        return {"jwt_issuer_uri": self.uri, "jwt_audience": AUDIENCE, "jwt_ca_file": self.ca_file}
+
+
+def bearing(token: str) -> tuple[tuple[str, str], ...]:
+    """Metadata of a call with this token."""
+    return (("authorization", f"Bearer {token}"),)
 
 
 @asynccontextmanager

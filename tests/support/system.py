@@ -157,9 +157,11 @@ async def selling(settings: Settings) -> AsyncIterator[System]:
 
 
 @asynccontextmanager
-async def serving_only(*methods: Method | Stream, health: Health | None = None) -> AsyncIterator[grpc.aio.Channel]:
+async def serving_only(
+    *methods: Method | Stream, health: Health | None = None, access: Access = OPEN
+) -> AsyncIterator[grpc.aio.Channel]:
     """The server of the API with these methods of ReservationService, and no service behind it."""
-    server = build([service("ReservationService", methods, OPEN)], health or Health())
+    server = build([service("ReservationService", methods, access)], health or Health())
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
