@@ -46,6 +46,7 @@ from reservation.holds import Holds
 from reservation.inventory.breaker import Breaker
 from reservation.inventory.remote import CHANNEL_OPTIONS, RemoteInventory
 from reservation.inventory.saga import RemoteSales
+from reservation.inventory.token import TokenFile
 from reservation.service import Policy, Reservations, new_op_id
 from reservation.settings import Settings
 from reservation.watches import Watches
@@ -276,14 +277,23 @@ class _UseCases:
 
 
 def remote_inventory(settings: Settings, closing: AsyncExitStack) -> RemoteInventory | None:
-    """Closed with `closing`. None: this service keeps the seats itself."""
+    """Closed with `closing`. None: this service keeps the seats itself. Raises StartError."""
     address = settings.grpc_client_inventory_service_address
     if address is None:
         return None
     channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
     closing.push_async_callback(channel.close)
     breaker = Breaker(settings.grpc_client_inventory_service_failure_rate_threshold, monotonic=time.monotonic)
-    return RemoteInventory(channel, breaker, timeout=settings.grpc_client_inventory_service_timeout)
+    timeout, token = settings.grpc_client_inventory_service_timeout, _inventory_token(settings)
+    return RemoteInventory(channel, breaker, timeout=timeout, token=token)
+
+
+def _inventory_token(settings: Settings) -> TokenFile | None:
+    path = settings.grpc_client_inventory_service_token_file
+    try:
+        return TokenFile(path) if path is not None else None
+    except (OSError, ValueError) as error:
+        raise StartError(f"GRPC_CLIENT_INVENTORY_SERVICE_TOKEN_FILE={path}: {error}") from error
 
 
 class _Parts:

@@ -17,6 +17,7 @@ from reservation.domain.errors import FieldViolation, InventoryServiceError, Res
 from reservation.domain.model import Event, Money, Reservation, Seat, Status, Wish, order_id_of
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from reservation.inventory.breaker import Breaker, Rejected
+from reservation.inventory.token import TokenFile
 
 _SERVICE = "com.traffic_tacos.reservation.v1.InventoryService"
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -68,10 +69,14 @@ class RemoteInventory:
     answer, an answer that cannot be. Then it is not known what the call did, unless it is CircuitOpen or Rejected.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, breaker: Breaker, *, timeout: float) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, breaker: Breaker, *, timeout: float, token: TokenFile | None = None
+    ) -> None:
+        """`token`: for a service that asks for one."""
         self._channel = channel
         self._breaker = breaker
         self._timeout = timeout
+        self._token = token
 
     async def facts(self, event_id: str, seat_ids: Sequence[str], until: float) -> tuple[Event, tuple[Seat, ...]]:
         """See ports.Inventory. The other service tells them with the hold; until then a seat is a name."""
@@ -153,7 +158,7 @@ class RemoteInventory:
             raise InventoryServiceError
         rpc = self._channel.unary_unary(f"/{_SERVICE}/{method}")
         try:
-            raw = await rpc(bytes(request), timeout=seconds, metadata=_metadata(about))
+            raw = await rpc(bytes(request), timeout=seconds, metadata=self._metadata(about))
         except grpc.aio.AioRpcError as error:
             raise _told(error, method, about) from error
         try:
@@ -161,10 +166,10 @@ class RemoteInventory:
         except Exception as error:  # whatever betterproto2 makes of bytes that are no message
             raise InventoryServiceError from error
 
-
-def _metadata(about: Reservation) -> tuple[tuple[str, str], ...]:
-    traceparent = about.saga.traceparent if about.saga is not None else ""
-    return (("traceparent", traceparent),) if traceparent else ()
+    def _metadata(self, about: Reservation) -> tuple[tuple[str, str], ...]:
+        traceparent = about.saga.traceparent if about.saga is not None else ""
+        token = self._token.metadata() if self._token is not None else ()
+        return (("traceparent", traceparent), *token) if traceparent else token
 
 
 def _require(sensible: bool) -> None:

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import betterproto2
@@ -292,6 +293,27 @@ async def test_a_page_token_of_another_user_is_no_token(world: World) -> None:
     next_page = messages.ListReservationsRequest(page_size=1, page_token=page.message.next_page_token)
     assert (await call(world.required.channel, next_page, metadata=ann)).message.reservations
     assert (await refusal(call(world.required.channel, next_page, metadata=bob))).reason == "INVALID_REQUEST"
+
+
+async def test_a_service_that_sells_from_this_inventory_shows_the_token_in_its_file(
+    world: World, ministack_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(world.issuer.token("shop", READ))
+    seller = {"address": world.required.address, "token_file": file, "timeout": 1.0}
+    settings = own_settings(
+        ministack_url, **{f"grpc_client_inventory_service_{name}": value for name, value in seller.items()}
+    )
+    await make_tables(settings)
+    async with serving(settings) as system:
+        refused = await refusal(call(system.channel, create_request(world.off.fresh_seats())))
+        assert refused.reason == "INVENTORY_SERVICE_ERROR"
+        for token in (world.issuer.token("shop", WRITE) + "\n", "", None):
+            if token is None:
+                file.unlink()
+            else:
+                file.write_text(token)
+            await hold(system.channel, world.off.fresh_seats())
 
 
 async def test_health_and_reflection_are_for_everybody(world: World) -> None:
