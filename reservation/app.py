@@ -93,6 +93,7 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
     """
     _require_authentication(settings)
     async with AsyncExitStack() as closing:
+        keyring = _keyring(settings, closing)
         clients = await _connect(settings, closing)
         bus = BusCheck(_events(settings, clients), settings.eventbridge_bus_name)
         if await bus.check() is Bus.MISSING:
@@ -104,17 +105,15 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         watches = Watches(use_cases.reservations, parts.audience, clock, max_clock_skew=parts.policy.max_clock_skew)
         health = Health()
         await health.start()
-        keyring = _keyring(settings, closing)
+        if keyring is not None:
+            await keyring.refresh()
+        else:
+            log.warning("authentication.off", consequence="every caller is believed; keep the ports private")
         server = build(parts.services(use_cases, watches, _access(settings, keyring, clock)), health)
         port = _bind(server, settings)
         readiness = Readiness(clients.requests, parts.tables, parts.clock, bus, health.ready)
         await readiness.check()  # so that the first command finds a clock that is known to be right, or refused
         await parts.background.enroll()
-        if keyring is not None:
-            await keyring.refresh()
-            loops.start(keyring.run(), name="issuer keys")
-        else:
-            log.warning("authentication.off", consequence="every caller is believed; keep the ports private")
         await server.start()
         log.info(
             "serving",
@@ -127,6 +126,8 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         loops.start(parts.background.leader.run(), name="leader")
         loops.start(parts.halls.run(), name="hints")
         loops.start(watches.run(), name="watches")
+        if keyring is not None:
+            loops.start(keyring.run(), name="issuer keys")
         # Over connections of their own: at the peak of a sale holds must end on time.
         for name, loop in parts.work_of(parts.use_cases(clients.loops)).items():
             loops.start(loop, name=name)

@@ -15,7 +15,9 @@ import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from reservation import app
 from reservation.api.descriptors import pool
+from reservation.app import StartError
 from reservation.auth.tokens import LEEWAY_MS
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from tests.support.key_server import KeyServer, SigningKey, bearing, key_server
@@ -323,6 +325,30 @@ async def test_health_and_reflection_are_for_everybody(world: World) -> None:
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     stream = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]))
     assert (await stream.read()).list_services_response.service
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"bind_host": "192.0.2.1"}, "ALLOW_UNAUTHENTICATED"),
+        ({"bind_host": "192.0.2.1", "allow_unauthenticated": True}, "cannot listen"),
+        (
+            {"jwt_ca_file": Path("/nowhere"), "jwt_issuer_uri": "https://127.0.0.1:9", "jwt_audience": "a"},
+            "JWT_CA_FILE",
+        ),
+        (
+            {
+                "grpc_client_inventory_service_address": "127.0.0.1:9",
+                "grpc_client_inventory_service_token_file": Path("/nowhere"),
+            },
+            "GRPC_CLIENT_INVENTORY_SERVICE_TOKEN_FILE",
+        ),
+    ],
+)
+async def test_what_cannot_be_right_stops_the_start(ministack_url: str, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(StartError, match=told):
+        async with app.running(own_settings(ministack_url, **changes)):
+            pass
 
 
 async def test_the_service_starts_without_its_issuer_and_believes_it_when_it_is_there(
