@@ -121,13 +121,32 @@ def run_demo() -> None:
 
 
 @commands.command("envoy-config")
-def envoy_config() -> None:
+def envoy_config(
+    into: Annotated[
+        Path | None, typer.Option(help="Write it into this folder instead, with the files that it names.")
+    ] = None,
+) -> None:
     """Print Envoy's configuration for the settings in the environment. Start Envoy in the folder of its files."""
     settings = _settings()
     config = edge.EdgeConfig(
         bind_host=settings.bind_host, port=settings.server_port, grpc_ports=(settings.grpc_server_port,)
     )
-    sys.stdout.write(edge.render(config))
+    if into is None:
+        sys.stdout.write(edge.render(config))
+        return
+    try:
+        edge.write(config, into)
+    except OSError as error:
+        _fail(error)
+
+
+@commands.command("envoy-drain")
+def envoy_drain(
+    admin_port: Annotated[int, typer.Option(help="Where Envoy's admin pages are.")] = 9901,
+    seconds: Annotated[float, typer.Option(help="At most so long, whatever is still open then.")] = 15.0,
+) -> None:
+    """Have the Envoy of this host send its clients away; end once its listener is closed and its requests are done."""
+    _run(edge.drain(f"127.0.0.1:{admin_port}", seconds))
 
 
 @tables_commands.command("create")

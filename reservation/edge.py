@@ -67,6 +67,19 @@ def render(config: EdgeConfig) -> str:
     return fill((directory() / "envoy.yaml").read_text(encoding="utf-8"), _values(config))
 
 
+def write(config: EdgeConfig, into: Path) -> None:
+    """Everything that Envoy needs, in the folder `into`, which is made if it is missing. Start Envoy there.
+
+    Only files are written: a folder that another user owns, as a mounted one is, keeps its mode.
+    """
+    for file in directory().rglob("*"):
+        if file.is_file():
+            target = into / file.relative_to(directory())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+    (into / "envoy.yaml").write_text(render(config), encoding="utf-8")
+
+
 def fill(template: str, values: Mapping[str, str]) -> str:
     """`template` with the value of every line `key: value  # SETTING` replaced by `values[SETTING]`.
 
@@ -122,7 +135,7 @@ async def running(
             admin = await _started(process, address_file, log)
             yield RunningEdge(await _listener_url(admin), f"http://{admin}", process.pid)
             if graceful:
-                await _drain(admin)
+                await drain(admin, DRAIN_SECONDS)
         finally:
             await _stop(process)
 
@@ -212,13 +225,14 @@ def local_address(address: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def _drain(admin: str) -> None:
-    """Answers ask clients to leave; a second later the listener closes; the requests in flight may end.
+async def drain(admin: str, seconds: float) -> None:
+    """Answers ask clients to leave; after Envoy's --drain-time-s the listener closes; the requests in flight may end.
 
+    `admin` is host:port. Returns after `seconds` in any case, and at once if no Envoy is there.
     Not with `skip_exit`: that leaves the listener open, and requests would go on arriving until the very end.
     """
     try:
-        async with asyncio.timeout(DRAIN_SECONDS):
+        async with asyncio.timeout(seconds):
             await _ask(admin, "POST", "/drain_listeners?graceful")
             while True:
                 if await _is_drained(admin):

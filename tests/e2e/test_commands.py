@@ -443,8 +443,43 @@ async def test_the_printed_envoy_configuration_is_valid_and_follows_the_settings
     assert checked.returncode == 0, said[:600]
 
 
+async def test_envoy_starts_in_the_folder_that_was_written_for_it(tmp_path: Path) -> None:
+    """The folder may be another user's, as one that is mounted into a container: only files are made in it."""
+    into = tmp_path / "edge"
+    into.mkdir()
+    into.chmod(0o1777)
+    told = await ended("envoy-config", "--into", str(into), SERVER_PORT="18010", BIND_HOST="127.0.0.2")
+    assert (told.code, told.out, told.err) == (0, "", "")
+    assert into.stat().st_mode & 0o7777 == 0o1777
+    command = [edge.binary(), "--mode", "validate", "--config-path", "envoy.yaml"]
+    checked = await asyncio.create_subprocess_exec(
+        *command, cwd=into, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    said, _ = await checked.communicate()
+    assert checked.returncode == 0, said[:600]
+    assert "port_value: 18010 " in (into / "envoy.yaml").read_text()
+
+
 async def test_without_settings_it_prints_the_committed_file() -> None:
     assert (await ended("envoy-config")).out == (edge.directory() / "envoy.yaml").read_text()
+
+
+# envoy-drain
+
+
+async def test_a_drained_envoy_takes_no_more_connections() -> None:
+    async with edge.running(edge.EdgeConfig(port=0, admin_port=0)) as envoy, httpx.AsyncClient() as client:
+        assert (await client.get(f"{envoy.url}/v1/nothing")).status_code == 404
+        told = await ended("envoy-drain", "--admin-port", envoy.admin_url.rpartition(":")[2])
+        assert (told.code, told.out, told.err) == (0, "", "")
+        async with httpx.AsyncClient() as late:
+            with pytest.raises(httpx.ConnectError):
+                await late.get(f"{envoy.url}/v1/nothing")
+
+
+async def test_where_no_envoy_is_there_is_nothing_to_drain() -> None:
+    """Else the service beside an Envoy that has died would not be told to stop before its time is over."""
+    await edge.drain("127.0.0.1:9", seconds=60)
 
 
 async def _up(command: Command) -> str:
