@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+TTL_ATTRIBUTE = "expiresAt"
+"""Of the idempotency table: seconds since 1970."""
+
 DUE_INDEX = "expiry"
 USER_INDEX = "user"
 
@@ -27,13 +30,13 @@ async def create_tables(dynamodb: Any, tables: Tables) -> list[str]:
     `dynamodb` is an aiobotocore client. Raises botocore's ClientError.
     """
     created = []
-    for definition in _definitions(tables):
+    for definition in definitions(tables):
         try:
             await dynamodb.create_table(BillingMode="PAY_PER_REQUEST", **definition)
         except dynamodb.exceptions.ResourceInUseException:
             continue
         created.append(definition["TableName"])
-    await asyncio.gather(*(_usable(dynamodb, definition["TableName"]) for definition in _definitions(tables)))
+    await asyncio.gather(*(_usable(dynamodb, definition["TableName"]) for definition in definitions(tables)))
     await _expire_records(dynamodb, tables.idempotency)
     return created
 
@@ -42,7 +45,7 @@ async def _expire_records(dynamodb: Any, table: str) -> None:
     """Also for a table that was there: an earlier run may have died in between."""
     current = await dynamodb.describe_time_to_live(TableName=table)
     if current["TimeToLiveDescription"]["TimeToLiveStatus"] in ("DISABLED", "DISABLING"):
-        wanted = {"Enabled": True, "AttributeName": "expiresAt"}
+        wanted = {"Enabled": True, "AttributeName": TTL_ATTRIBUTE}
         await dynamodb.update_time_to_live(TableName=table, TimeToLiveSpecification=wanted)
 
 
@@ -50,7 +53,8 @@ async def _usable(dynamodb: Any, table: str) -> None:
     await dynamodb.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
 
 
-def _definitions(tables: Tables) -> list[dict[str, Any]]:
+def definitions(tables: Tables) -> list[dict[str, Any]]:
+    """Each table as CreateTable takes it, but for its billing."""
     return [
         _table(
             tables.reservations,

@@ -47,7 +47,8 @@ class ConflictProxy:
     `hold` is the length of a transaction in seconds. `throttle` is the probability that a request is refused before
     anything happens, `lose_reply` the one that a write is applied and its connection then closed without a reply; both
     leave scripted requests alone. `mix_reasons=False` saves the request upstream that finds the reasons of the items
-    without a conflict. `stats` counts the requests by operation, and "throttled", "conflict" and "reply lost".
+    without a conflict. `heard` is told of every request. `stats` counts the requests by operation, and "throttled",
+    "conflict" and "reply lost".
 
     Leaving the block raises what a connection died of, and an AssertionError for a scripted fault that never fired.
     """
@@ -62,6 +63,7 @@ class ConflictProxy:
         mix_reasons: bool = True,
         rng: random.Random | None = None,
         port: int = 0,
+        heard: Callable[[Request], None] = lambda _: None,
     ) -> None:
         self.url = ""
         self.port = port
@@ -72,6 +74,7 @@ class ConflictProxy:
         self._lose_reply = lose_reply
         self._mix_reasons = mix_reasons
         self._rng = rng or random.Random()
+        self._heard = heard
         self._script: list[tuple[Callable[[Request], bool], Fault]] = []
         self._ongoing = OngoingWrites()
         self._connections: list[asyncio.Task[None]] = []
@@ -121,6 +124,7 @@ class ConflictProxy:
         operation = message.headers.get(b"x-amz-target", b"").decode().rpartition(".")[2]
         request = Request(operation, orjson.loads(message.body) if operation else {})
         self.stats[operation] += 1
+        self._heard(request)
         fault = self._scripted(request) or self._random(operation)
         match fault:
             case faults.Answer():
