@@ -1,15 +1,17 @@
 """The templates in deploy/aws as tests read them."""
 
 import re
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
 from tests.support.edge import REPOSITORY
 
 
-class Permission(NamedTuple):
+@dataclass(frozen=True, order=True, slots=True)
+class Permission:
     """An action of DynamoDB as IAM names it ("PutItem"), on a table named as in TABLES, or on an index of it."""
 
     action: str
@@ -57,8 +59,8 @@ def permissions(policy: str) -> set[Permission]:
 
 
 def _table_and_index(resource: dict[str, str]) -> tuple[str, str]:
-    arn = r"arn:\$\{AWS::Partition\}:dynamodb:\$\{AWS::Region\}:\$\{AWS::AccountId\}:table/\$\{(\w+)Table\}(?:/index/(\w+))?"
-    found = re.fullmatch(arn, resource["Sub"])
+    tables = re.escape("arn:${AWS::Partition}:dynamodb:${AWS::Region}:${AWS::AccountId}:table/")
+    found = re.fullmatch(tables + r"\$\{(\w+)Table\}(?:/index/(\w+))?", resource["Sub"])
     assert found is not None, resource
     return found[1].lower(), found[2] or ""
 
