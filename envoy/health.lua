@@ -17,5 +17,4 @@ function envoy_on_response(handle)
   headers:replace(":status", serving and "200" or "503")
   headers:replace("content-type", "application/json")
   headers:replace("content-length", tostring(#text))
-  headers:replace("cache-control", "no-store")
 end

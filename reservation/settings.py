@@ -5,8 +5,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from reservation.auth.urls import require_safe
 
@@ -21,7 +29,34 @@ def _seconds(value: object) -> object:
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds)]
+# https://www.rfc-editor.org/rfc/rfc6454#section-7.1, as browsers write it; "*" is any.
+Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?)$")]
+
+
+def _listed(value: object) -> object:
+    """From "one, another"."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
 Upper = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)
+
+
+_NEEDS = [
+    ("tls_cert_file", "tls_key_file"),
+    ("tls_key_file", "tls_cert_file"),
+    ("tls_client_ca_file", "tls_cert_file"),
+    ("edge_tls_cert_file", "edge_tls_key_file"),
+    ("edge_tls_key_file", "edge_tls_cert_file"),
+    ("edge_tls_client_ca_file", "edge_tls_cert_file"),
+    ("edge_upstream_cert_file", "edge_upstream_key_file"),
+    ("edge_upstream_key_file", "edge_upstream_cert_file"),
+    ("edge_upstream_cert_file", "edge_upstream_ca_file"),
+    ("grpc_client_inventory_service_cert_file", "grpc_client_inventory_service_key_file"),
+    ("grpc_client_inventory_service_key_file", "grpc_client_inventory_service_cert_file"),
+    ("grpc_client_inventory_service_cert_file", "grpc_client_inventory_service_ca_file"),
+]
+"""Settings of TLS that mean nothing without another one. Half of a set would leave open what its operator believes
+closed."""
 
 
 class SettingsError(Exception):
@@ -54,6 +89,21 @@ class Settings(BaseSettings):
     server_port: Port = 8010
     grpc_server_port: Port = 8011
 
+    # PEM files. The gRPC port speaks TLS if it has a certificate, and asks for one if it has a CA.
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_client_ca_file: Path | None = None
+    # The same for Envoy's listener.
+    edge_tls_cert_file: Path | None = None
+    edge_tls_key_file: Path | None = None
+    edge_tls_client_ca_file: Path | None = None
+    # What Envoy believes of the service, and shows to it.
+    edge_upstream_ca_file: Path | None = None
+    edge_upstream_cert_file: Path | None = None
+    edge_upstream_key_file: Path | None = None
+    edge_upstream_server_name: str = Field(default="localhost", pattern=r"^[A-Za-z0-9.:_-]+$")
+    cors_allowed_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_listed)] = ()
+
     # Set: seats are another service's, which is asked by gRPC.
     grpc_client_inventory_service_address: str | None = Field(default=None, pattern=r"^(dns:///)?[^\s/:,]+:[0-9]{1,5}$")
     # Shorter than a saga's lease, so that nobody takes over what is still being asked.
@@ -76,6 +126,10 @@ class Settings(BaseSettings):
         ),
     )
     grpc_client_inventory_service_token_file: Path | None = None
+
+    grpc_client_inventory_service_ca_file: Path | None = None
+    grpc_client_inventory_service_cert_file: Path | None = None
+    grpc_client_inventory_service_key_file: Path | None = None
 
     jwt_issuer_uri: str | None = Field(
         default=None,
@@ -123,6 +177,17 @@ class Settings(BaseSettings):
             raise ValueError("checks nothing without JWT_ISSUER_URI")
         return value
 
+    @model_validator(mode="after")
+    def _require_whole_sets(self) -> Self:
+        problems = [
+            f"{name.upper()} is set, so {needed.upper()} must be"
+            for name, needed in _NEEDS
+            if getattr(self, name) is not None and getattr(self, needed) is None
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
     @property
     def dynamodb_endpoint(self) -> str | None:
         """Where DynamoDB is; None for the region's own endpoint."""
@@ -139,7 +204,10 @@ class Settings(BaseSettings):
         try:
             return cls()
         except ValidationError as error:
-            lines = (_told(str(each["loc"][0]), each["input"], each["msg"]) for each in error.errors())
+            lines = (
+                _told(str(each["loc"][0]), each["input"], each["msg"]) if each["loc"] else str(each["ctx"]["error"])
+                for each in error.errors()
+            )
             raise SettingsError("\n".join(lines)) from None
 
 

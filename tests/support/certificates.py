@@ -34,6 +34,20 @@ class Identity:
         replace(paths[0], self.certificate)
         return paths
 
+    def mount(self, directory: Path) -> tuple[Path, Path]:
+        """tls.crt and tls.key there, as Kubernetes mounts a secret: both change at once, when the symbolic link that
+        they are reached by is replaced. Returns both paths."""
+        (version := directory / f"..{self.serial_number}").mkdir()
+        (version / "tls.crt").write_bytes(self.certificate)
+        (version / "tls.key").write_bytes(self.key)
+        (link := directory / "..data_tmp").symlink_to(version.name)
+        os.replace(link, directory / "..data")
+        paths = directory / "tls.crt", directory / "tls.key"
+        for path in paths:
+            if not path.is_symlink():
+                path.symlink_to(Path("..data", path.name))
+        return paths
+
 
 class Authority:
     """A certificate authority. Two of the same name are still strangers."""

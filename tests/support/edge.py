@@ -19,7 +19,13 @@ from tests.support.stub_service import StubService, stub_service
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = {"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01"}
-INTERNAL_HEADERS = ("x-error-body", "x-http-status", "x-retry-safe", "x-envoy-upstream-service-time")
+INTERNAL_HEADERS = ("x-error-body", "x-http-status", "x-retry-safe", "server")
+SECURITY_HEADERS = {
+    "x-content-type-options": ["nosniff"],
+    "referrer-policy": ["no-referrer"],
+    "cache-control": ["no-store"],
+    "content-security-policy": ["default-src 'none'; frame-ancestors 'none'"],
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class EdgeOverStub:
     @property
     def target(self) -> str:
         """host:port, as a gRPC channel takes it."""
-        return self.edge.url.removeprefix("http://")
+        return self.edge.url.partition("://")[2]
 
 
 @asynccontextmanager
@@ -41,9 +47,10 @@ async def edge_over_stub() -> AsyncIterator[EdgeOverStub]:
 
 
 @asynccontextmanager
-async def edge_over(*grpc_ports: int) -> AsyncIterator[RunningEdge]:
+async def edge_over(*grpc_ports: int, log_path: Path | None = None, **config: Any) -> AsyncIterator[RunningEdge]:
     """The edge on free ports, with the same check of the Lua scripts."""
-    async with running(EdgeConfig(port=0, admin_port=0, grpc_ports=grpc_ports)) as edge:
+    free = EdgeConfig(port=0, admin_port=0, grpc_ports=grpc_ports, **config)
+    async with running(free, log_path=log_path) as edge:
         yield edge
         errors = await stats(edge, r"lua.*\.errors$")
         assert errors, "Envoy no longer counts Lua errors by this name"
@@ -95,5 +102,9 @@ def check_error(
 
 
 def check_nothing_internal(answer: httpx.Response) -> None:
-    inside = [name for name in answer.headers if name in INTERNAL_HEADERS or name.startswith("grpc-")]
+    """Nor anything that a browser should not do with it."""
+    inside = [name for name in answer.headers if name in INTERNAL_HEADERS or name.startswith(("grpc-", "x-envoy-"))]
     assert inside == []
+    assert {name: answer.headers.get_list(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS
+    over_tls = answer.url.scheme == "https"
+    assert answer.headers.get_list("strict-transport-security") == ["max-age=31536000"] * over_tls

@@ -183,6 +183,10 @@ async def _replayed(stub: StubService, context: grpc.aio.ServicerContext) -> Non
     await _created(stub, context, ("idempotent-replayed", "true"))
 
 
+async def _cacheable(stub: StubService, context: grpc.aio.ServicerContext) -> None:
+    await _created(stub, context, ("cache-control", "max-age=60"))
+
+
 async def _refused(_: StubService, context: grpc.aio.ServicerContext) -> None:
     message = 'Seat conflict: "A-12" is taken'
     await _refuse(context, grpc.StatusCode.FAILED_PRECONDITION, 409, "SEAT_UNAVAILABLE", message)
@@ -230,6 +234,7 @@ async def _unavailable_once(stub: StubService, context: grpc.aio.ServicerContext
 
 BEHAVIOURS: dict[str, Callable[[StubService, grpc.aio.ServicerContext], Awaitable[None]]] = {
     "replayed": _replayed,
+    "cacheable": _cacheable,
     "refused": _refused,
     "refused-late": _refused_late,
     "refused-at-length": _refused_at_length,
@@ -243,8 +248,8 @@ BEHAVIOURS: dict[str, Callable[[StubService, grpc.aio.ServicerContext], Awaitabl
 
 
 @asynccontextmanager
-async def stub_service() -> AsyncIterator[StubService]:
-    """Serves on a free port of loopback, healthy, until left."""
+async def stub_service(credentials: Any = None) -> AsyncIterator[StubService]:
+    """Serves on a free port of loopback, healthy, until left; by TLS if it gets grpc.ServerCredentials."""
     stub = StubService()
     server = grpc.aio.server(interceptors=[_Recorder(stub.received)])
     for service, methods in UNARY.items():
@@ -256,7 +261,8 @@ async def stub_service() -> AsyncIterator[StubService]:
     for service in ("", "liveness", "readiness"):
         await stub.set_health(service, serving=True)
     reflection.enable_server_reflection([f"{PACKAGE}.ReservationService", reflection.SERVICE_NAME], server)
-    stub.port = server.add_insecure_port("127.0.0.1:0")
+    address = "127.0.0.1:0"
+    stub.port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     await server.start()
     try:
         yield stub

@@ -30,7 +30,7 @@ ARROWS = {
     # The composition root knows everybody; nobody knows it but those who start a service.
     "app": (
         "api auth background service watches availability holds audience inventory dynamodb eventbridge aws telemetry"
-        " ports domain clock settings"
+        " ports domain clock settings edge edge_tls tls"
     ),
     # Inward: edges and loops -> use cases -> ports -> domain.
     "api": "auth service watches availability holds ports domain gen edge",
@@ -57,7 +57,9 @@ ARROWS = {
     "audience": "domain",
     "clock": "aws.client",
     "settings": "auth.urls",  # what an issuer may be called
-    "edge": "",
+    "edge": "edge_tls tls",
+    "edge_tls": "tls",
+    "tls": "",
     "ministack": "",
     "probe": "",  # a container's health check starts it every few seconds
     "gen": "",

@@ -95,7 +95,7 @@ def test_an_installed_package_uses_the_files_that_it_carries(tmp_path: Path) -> 
     """A wheel has envoy/ inside the package, a checkout beside it."""
     package = tmp_path / "reservation"
     shutil.copytree(directory(), package / "envoy")
-    for name in ("__init__.py", "edge.py"):
+    for name in ("__init__.py", "edge.py", "edge_tls.py", "tls.py"):
         shutil.copy(REPOSITORY / "reservation" / name, package)
     program = "from reservation.edge import *; print(directory(), len(render(EdgeConfig())))"
     environment = {"PYTHONPATH": str(tmp_path)}

@@ -24,8 +24,22 @@ DEFAULTS: dict[str, Any] = {
     "EVENTBRIDGE_BUS_NAME": "traffic-tacos-events",
     "BIND_HOST": "127.0.0.1",
     "SERVER_PORT": 8010,
+    "CORS_ALLOWED_ORIGINS": (),
     "GRPC_SERVER_PORT": 8011,
+    "TLS_CERT_FILE": None,
+    "TLS_KEY_FILE": None,
+    "TLS_CLIENT_CA_FILE": None,
+    "EDGE_TLS_CERT_FILE": None,
+    "EDGE_TLS_KEY_FILE": None,
+    "EDGE_TLS_CLIENT_CA_FILE": None,
+    "EDGE_UPSTREAM_CA_FILE": None,
+    "EDGE_UPSTREAM_CERT_FILE": None,
+    "EDGE_UPSTREAM_KEY_FILE": None,
+    "EDGE_UPSTREAM_SERVER_NAME": "localhost",
     "GRPC_CLIENT_INVENTORY_SERVICE_ADDRESS": None,
+    "GRPC_CLIENT_INVENTORY_SERVICE_CA_FILE": None,
+    "GRPC_CLIENT_INVENTORY_SERVICE_CERT_FILE": None,
+    "GRPC_CLIENT_INVENTORY_SERVICE_KEY_FILE": None,
     "GRPC_CLIENT_INVENTORY_SERVICE_TIMEOUT": 0.25,
     "GRPC_CLIENT_INVENTORY_SERVICE_FAILURE_RATE_THRESHOLD": 50,
     "JWT_ISSUER_URI": None,
@@ -63,6 +77,13 @@ OTHER: dict[str, tuple[str, Any]] = {
     "EVENTBRIDGE_BUS_NAME": ("sales.eu-1", "sales.eu-1"),
     "BIND_HOST": ("::1", "::1"),
     "SERVER_PORT": ("0", 0),
+    "CORS_ALLOWED_ORIGINS": (
+        "https://tacos.example, http://[::1]:3000",
+        ("https://tacos.example", "http://[::1]:3000"),
+    ),
+    "EDGE_UPSTREAM_CA_FILE": ("/ca.pem", Path("/ca.pem")),
+    "EDGE_UPSTREAM_SERVER_NAME": ("10.0.0.7", "10.0.0.7"),
+    "GRPC_CLIENT_INVENTORY_SERVICE_CA_FILE": ("/ca.pem", Path("/ca.pem")),
     "GRPC_SERVER_PORT": ("65535", 65535),
     "GRPC_CLIENT_INVENTORY_SERVICE_ADDRESS": ("inventory:8011", "inventory:8011"),
     "GRPC_CLIENT_INVENTORY_SERVICE_TIMEOUT": ("1s", 1.0),
@@ -84,7 +105,24 @@ OTHER: dict[str, tuple[str, Any]] = {
     "LOG_FORMAT": ("json", "json"),
 }
 
+TLS_SETS = [
+    ("TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"),
+    ("EDGE_TLS_CERT_FILE", "EDGE_TLS_KEY_FILE", "EDGE_TLS_CLIENT_CA_FILE"),
+    ("EDGE_UPSTREAM_CERT_FILE", "EDGE_UPSTREAM_KEY_FILE", "EDGE_UPSTREAM_CA_FILE"),
+    (
+        "GRPC_CLIENT_INVENTORY_SERVICE_CERT_FILE",
+        "GRPC_CLIENT_INVENTORY_SERVICE_KEY_FILE",
+        "GRPC_CLIENT_INVENTORY_SERVICE_CA_FILE",
+    ),
+]
+
 BAD = [
+    ("CORS_ALLOWED_ORIGINS", "https://tacos.example/"),
+    ("CORS_ALLOWED_ORIGINS", "https://*.example"),
+    ("CORS_ALLOWED_ORIGINS", "https://Tacos.example"),
+    ("CORS_ALLOWED_ORIGINS", "https://tacos.example tacos.example"),
+    ("CORS_ALLOWED_ORIGINS", "null"),
+    ("EDGE_UPSTREAM_SERVER_NAME", "local host"),
     ("EVENTBRIDGE_BUS_NAME", "bus with blanks"),
     ("LEASE_SECONDS", "0.5"),
     ("AWS_CLIENT", "boto3"),
@@ -151,7 +189,30 @@ def test_a_variable_sets_its_own_setting_and_nothing_else(variable: str, monkeyp
 
 
 def test_every_setting_that_can_be_set_is_tried() -> None:
-    assert OTHER.keys() == DEFAULTS.keys() - {"JWT_ISSUER_URI", "JWT_AUDIENCE"}
+    of_sets = {variable for each in TLS_SETS for variable in each}
+    assert OTHER.keys() | of_sets == DEFAULTS.keys() - {"JWT_ISSUER_URI", "JWT_AUDIENCE"}
+
+
+@pytest.mark.parametrize("variables", TLS_SETS)
+def test_a_whole_set_of_certificate_files_is_read(variables: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in variables:
+        monkeypatch.setenv(variable, f"/{variable}")
+    assert _of(Settings.from_environment()) == DEFAULTS | {variable: Path(f"/{variable}") for variable in variables}
+
+
+@pytest.mark.parametrize(
+    ("variable", "missing"),
+    [(each[0], each[1]) for each in TLS_SETS]
+    + [(each[1], each[0]) for each in TLS_SETS]
+    + [(each[2], each[0]) for each in TLS_SETS[:2]]
+    + [(each[0], each[2]) for each in TLS_SETS[2:]],
+)
+def test_half_a_set_of_certificate_files_stops_the_start_and_names_the_other_half(
+    variable: str, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "/file")
+    with pytest.raises(SettingsError, match=f"(?m)^{variable} is set, so {missing} must be"):
+        Settings.from_environment()
 
 
 @pytest.mark.parametrize("variable", DEFAULTS)
