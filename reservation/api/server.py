@@ -14,6 +14,9 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from reservation.api.descriptors import PACKAGE, pool
 
 MAX_MESSAGE_BYTES = 64 * 1024
+MAX_METADATA_BYTES = 32 * 1024
+"""Names, values and 32 bytes an entry (https://www.rfc-editor.org/rfc/rfc9113#section-6.5.2). Twice what Envoy takes,
+so that it is Envoy that refuses REST callers: they would read RESOURCE_EXHAUSTED as a rate limit."""
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -116,6 +119,9 @@ def build(services: Iterable[grpc.GenericRpcHandler], health: Health) -> grpc.ai
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            # Both the same, or gRPC would refuse by chance what is between them.
+            ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
             # Two processes on one port would share its connections unevenly and unseen; let the second one fail.
             ("grpc.so_reuseport", 0),
             # Services that sell from this inventory look every 30 s whether an idle connection still works.

@@ -217,6 +217,15 @@ async def test_without_a_traceparent_the_trace_id_of_an_error_is_the_request_id(
     error_of(answer, 404, "RESERVATION_NOT_FOUND", f"{CREATE}/rsv_nobody", trace_id=r"[0-9a-f-]{36}")
 
 
+async def test_headers_that_the_edge_lets_through_the_service_takes_and_more_is_431(edge: Edge) -> None:
+    """Many small ones weigh the most: gRPC counts 32 bytes beside each."""
+    many = {f"x-{number}": "x" * 150 for number in range(80)}
+    for headers in ({"x-large": "x" * 15_000}, many):
+        answer = await edge.rest.get(f"{CREATE}/rsv_none", headers=TRACEPARENT | headers)
+        error_of(answer, 404, "RESERVATION_NOT_FOUND", f"{CREATE}/rsv_none")
+    assert (await edge.rest.get(f"{CREATE}/rsv_none", headers={"x-large": "x" * 17_000})).status_code == 431
+
+
 async def test_a_read_from_a_frozen_store_is_503_with_a_time_to_retry() -> None:
     async with ministack.running() as store, selling(own_settings(store.url)) as system, edge_of(system) as edge:
         held = await hold(edge.rest, system.fresh_seats())

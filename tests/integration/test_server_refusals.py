@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from reservation import catalog, ministack
 from reservation.api.call import Call
 from reservation.api.registration import Answer, Handler, Method
-from reservation.api.server import MAX_MESSAGE_BYTES
+from reservation.api.server import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from reservation.auth.caller import Right
 from reservation.catalog import Catalog
 from reservation.domain.errors import ReservationError
@@ -317,6 +317,16 @@ async def test_a_message_of_64_kib_is_read_and_a_longer_one_is_refused_alone(sys
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.INVALID_ARGUMENT,
     ]
+
+
+async def test_metadata_of_30_kib_is_read_and_more_is_refused_alone(system: System) -> None:
+    """Each size several times: gRPC by itself refuses by chance between two limits."""
+    held = messages.GetReservationRequest(reservation_id=await hold(system.channel, system.fresh_seats(1)))
+    fits, large = (("x-large", "x" * 30_000),), (("x-large", "x" * MAX_METADATA_BYTES),)
+    read = asyncio.gather(*(call(system.channel, held, metadata=fits) for _ in range(5)))
+    refused = asyncio.gather(*(refusal(call(system.channel, held, metadata=large)) for _ in range(5)))
+    assert {answer.message.reservation_id for answer in await read} == {held.reservation_id}
+    assert {each.status for each in await refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
 # A handler's own fault
