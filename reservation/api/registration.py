@@ -7,7 +7,7 @@ with UNKNOWN and the exception's text.
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,6 +25,10 @@ from reservation.domain.errors import Unauthenticated
 log = structlog.get_logger()
 
 T = TypeVar("T")
+
+
+_SECRET_FIELDS = ("reservation_token", "payment_intent_id", "idempotency_key")
+_SECRET_METADATA = ("authorization", "idempotency-key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ def _unary(method: Method, access: Access) -> Callable[[bytes, Any], Awaitable[b
             answer = await method.handler(await admit(raw, call), call)
             encoded = bytes(answer.message)
         except Exception as error:
-            await _refuse(method, call, error, context, started)
+            await _refuse(method, call, error, context, started, raw)
             raise AssertionError("abort raises") from None
         if answer.headers:
             await context.send_initial_metadata(answer.headers)
@@ -132,7 +136,7 @@ def _stream(stream: Stream, access: Access) -> Callable[[bytes, Any], Awaitable[
         except _Failed as failed:
             if begun and call.path is not None:
                 await context.write(bytes(stream.in_band(refusal_of(failed.error).rest_body(call))))
-            await _refuse(stream, call, failed.error, context, started)
+            await _refuse(stream, call, failed.error, context, started, raw)
         except asyncio.CancelledError:
             _log(stream, call, "CANCELLED", started)
             raise
@@ -168,12 +172,25 @@ async def _next(answers: AsyncGenerator[bytes]) -> bytes | None:
         raise _Failed(error) from error
 
 
-async def _refuse(method: Method | Stream, call: Call, error: Exception, context: Any, started: float) -> None:
+async def _refuse(
+    method: Method | Stream, call: Call, error: Exception, context: Any, started: float, raw: bytes
+) -> None:
     refusal = refusal_of(error)
     if refusal.rule.status is grpc.StatusCode.INTERNAL:
-        log.error("rpc.failed", rpc=method.name, trace_id=call.trace_id, exc_info=error)
+        secrets = _secrets(method, raw, context)
+        log.error("rpc.failed", rpc=method.name, trace_id=call.trace_id, exc_info=error, secrets=secrets)
     _log(method, call, refusal.error.code, started)
     await context.abort(refusal.rule.status, refusal.error.text, refusal.trailing_metadata(call))
+
+
+def _secrets(method: Method | Stream, raw: bytes, context: Any) -> list[str]:
+    """What of the call must not be in the log, even where the words of an exception quote it."""
+    metadata = dict(context.invocation_metadata())
+    found = [str(metadata.get(name, "")) for name in _SECRET_METADATA]
+    with suppress(Exception):  # it is told already that something is wrong
+        message = decoder(method.request)(raw)
+        found += [getattr(message, name, "") for name in _SECRET_FIELDS]
+    return [value.removeprefix("Bearer ") for value in found if value]
 
 
 def _log(method: Method | Stream, call: Call, code: str, started: float) -> None:

@@ -230,7 +230,7 @@ class Leader:
         if taken is not None and self._believes():
             self._owned[taken.name] = taken
             self._prefer_held()
-            log.info("leases.gained", shard=taken.name, token=taken.token, after=shard.owner)
+            log.info("leases.gained", shard=taken.name, fencing_token=taken.token, after=shard.owner)
             self._on_change(frozenset({taken.name}), frozenset())
 
     async def _bury(self) -> None:

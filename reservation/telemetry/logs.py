@@ -7,6 +7,8 @@ from typing import Any, TextIO
 import orjson
 import structlog
 
+from reservation.telemetry.redaction import redact
+
 
 def configure(*, level: str, log_format: str, stream: TextIO = sys.stderr) -> None:
     """`log_format`: "json", "console", or "auto" (console on a terminal)."""
@@ -16,7 +18,10 @@ def configure(*, level: str, log_format: str, stream: TextIO = sys.stderr) -> No
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *(_console(stream) if console else _json()),
+            # Before any secret is looked for. The traceback is plain: others print local variables, secrets among them.
+            structlog.processors.format_exc_info,
+            redact,
+            _console(stream) if console else structlog.processors.JSONRenderer(serializer=_dumps),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level)),
         logger_factory=structlog.WriteLoggerFactory(file=stream) if console else _bytes_factory(stream),
@@ -24,12 +29,8 @@ def configure(*, level: str, log_format: str, stream: TextIO = sys.stderr) -> No
     )
 
 
-def _json() -> list[Any]:
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
-
-
-def _console(stream: TextIO) -> list[Any]:
-    return [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+def _console(stream: TextIO) -> Any:
+    return structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
 
 
 def _bytes_factory(stream: TextIO) -> Any:
