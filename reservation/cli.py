@@ -47,6 +47,9 @@ for _name, _group in (
 _out = Console()
 _err = Console(stderr=True)
 
+_PLAIN_TEXT = dict.fromkeys(("tls_cert_file", "edge_tls_cert_file", "edge_upstream_ca_file"))
+"""No certificates: the demo talks to itself."""
+
 _EXPECTED = (
     app.StartError,
     LoopDied,
@@ -110,7 +113,7 @@ def run_local(
 def run_demo() -> None:
     """Play a scripted sale against a whole system on free ports; exit 1 if any step is not as it should be."""
     settings = _settings(log_level="WARNING").model_copy(
-        update={"server_port": 0, "grpc_server_port": 0, "bind_host": "127.0.0.1", "jwt_issuer_uri": None}
+        update={"server_port": 0, "grpc_server_port": 0, "bind_host": "127.0.0.1", "jwt_issuer_uri": None} | _PLAIN_TEXT
     )
 
     async def main() -> bool:

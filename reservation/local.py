@@ -63,19 +63,29 @@ async def running(
 def welcome(stack: Stack) -> str:
     """What to try first."""
     event = catalog.DEMO_EVENT.id
+    curl, grpcurl = _by_tls(stack.settings)
     return f"""
 [bold]Traffic Tacos Reservation is up.[/bold] Ctrl-C stops it.
   REST  {stack.rest_url}/v1/reservations     gRPC  {stack.grpc_address}     AWS (emulated)  {stack.aws_url}
 
-  curl -i {stack.rest_url}/v1/reservations -H 'Idempotency-Key: first-try' \\
+  curl -i{curl} {stack.rest_url}/v1/reservations -H 'Idempotency-Key: first-try' \\
     -d '{{"eventId":"{event}","quantity":2,"seatIds":["A-12","A-13"]}}'
 
-  curl -i {stack.rest_url}/v1/reservations -H 'Idempotency-Key: best-seats' \\
+  curl -i{curl} {stack.rest_url}/v1/reservations -H 'Idempotency-Key: best-seats' \\
     -d '{{"eventId":"{event}","quantity":3}}'
 
-  grpcurl -plaintext -d '{{"event_id":"{event}","quantity":2,"seat_ids":["B-1","B-2"]}}' \\
+  grpcurl {grpcurl} -d '{{"event_id":"{event}","quantity":2,"seat_ids":["B-1","B-2"]}}' \\
     {stack.grpc_address} com.traffic_tacos.reservation.v1.ReservationService/CreateReservation
 """
+
+
+def _by_tls(settings: Settings) -> tuple[str, str]:
+    """What curl and grpcurl have to be told besides. Who signed the certificates only their owner knows."""
+    curl = " --cacert CA.pem" if settings.edge_tls_cert_file is not None else ""
+    curl += " --cert CLIENT.pem --key CLIENT.key" if settings.edge_tls_client_ca_file is not None else ""
+    grpcurl = "-cacert CA.pem" if settings.tls_cert_file is not None else "-plaintext"
+    grpcurl += " -cert CLIENT.pem -key CLIENT.key" if settings.tls_client_ca_file is not None else ""
+    return curl, grpcurl
 
 
 async def prepare(settings: Settings) -> str:

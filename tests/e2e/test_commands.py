@@ -19,6 +19,7 @@ from reservation.domain.model import SeatStatus
 from reservation.doors import Rest
 from reservation.settings import Settings
 from tests.support.aws import REGION, admin_client, received
+from tests.support.certificates import Authority
 from tests.support.command import Command, Ended, ended, environment_of, started
 from tests.support.rest import CREATE, body_of, wanted
 from tests.support.system import (
@@ -462,6 +463,21 @@ async def test_envoy_starts_in_the_folder_that_was_written_for_it(tmp_path: Path
 
 async def test_without_settings_it_prints_the_committed_file() -> None:
     assert (await ended("envoy-config")).out == (edge.directory() / "envoy.yaml").read_text()
+
+
+async def test_with_tls_envoy_starts_in_the_folder_that_was_written_for_it_and_needs_one(tmp_path: Path) -> None:
+    certificate, key = Authority().issue().write(tmp_path, "edge")
+    identity = {"EDGE_TLS_CERT_FILE": str(certificate), "EDGE_TLS_KEY_FILE": str(key)}
+    assert "--into DIR" in (await ended("envoy-config", **identity)).err_words
+    into = tmp_path / "edge"
+    assert (await ended("envoy-config", "--into", str(into), **identity)).code == 0
+    command = [edge.binary(), "--mode", "validate", "--config-path", "envoy.yaml"]
+    checked = await asyncio.create_subprocess_exec(
+        *command, cwd=into, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    said, _ = await checked.communicate()
+    assert checked.returncode == 0, said[:600]
+    assert str(key) in (into / "edge_certificate.json").read_text()
 
 
 # envoy-drain

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from reservation import app
 from reservation.tls import KeyPair, ServerCertificate
 from tests.support.certificates import Authority, Identity
+from tests.support.edge import REPOSITORY
 from tests.support.stub_service import PACKAGE, StubService, stub_service
 from tests.support.system import (
     System,
@@ -169,6 +170,21 @@ async def test_a_file_that_is_no_good_stops_the_start_and_is_named(secured: Secu
         async with app.running(settings):
             pytest.fail("it serves")
     assert "nonsense" not in str(stopped.value)
+
+
+async def test_the_authority_of_the_read_me_serves_grpcurl_as_it_says(tmp_path: Path) -> None:
+    made = await asyncio.create_subprocess_exec(REPOSITORY / "deploy/tls/make-test-ca", tmp_path)
+    assert await made.wait() == 0
+    pair = KeyPair(tmp_path / "server.pem", tmp_path / "server.key")
+    async with stub_service(ServerCertificate(pair, tmp_path / "ca.pem").credentials()) as stub:
+        asked = await asyncio.create_subprocess_exec(
+            *("grpcurl", "-cacert", "ca.pem", "-cert", "client.pem", "-key", "client.key"),
+            *(f"localhost:{stub.port}", "list"),
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        told, _ = await asked.communicate()
+    assert f"{PACKAGE}.ReservationService" in told.decode().split()
 
 
 # A remote inventory

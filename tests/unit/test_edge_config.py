@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from reservation.app import StartError, edge_config_of
 from reservation.audience import REPEAT_SECONDS
 from reservation.edge import EdgeConfig, binary, directory, fill, local_url, render
+from reservation.settings import Settings
 from tests.support.edge import REPOSITORY
 
 ELSEWHERE = EdgeConfig(
@@ -70,6 +72,18 @@ def test_envoy_accepts_the_rendering(config: EdgeConfig, tmp_path: Path) -> None
     file.write_text(render(config))
     checked = _validate(file)
     assert checked.returncode == 0, checked.stderr[:500]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tls_cert_file": Path("/cert.pem"), "tls_key_file": Path("/cert.key")},
+        {"edge_upstream_ca_file": Path("/ca.pem")},
+    ],
+)
+def test_tls_at_one_end_alone_is_refused(changes: dict[str, Path]) -> None:
+    with pytest.raises(StartError, match=r"TLS_CERT_FILE.* EDGE_UPSTREAM_CA_FILE"):
+        edge_config_of(Settings(**changes))
 
 
 def test_envoy_refuses_a_field_that_does_not_exist(tmp_path: Path) -> None:
