@@ -38,6 +38,7 @@ async def running(
 
     Raises StartError, EdgeError, ServerStartError, MinistackMissingError.
     """
+    envoy_config = app.edge_config_of(settings)  # what cannot be is told before anything starts
     _forget_real_credentials()
     async with AsyncExitStack() as stack:
         emulator = await stack.enter_async_context(ministack.running(port=aws_port, state_dir=state_dir))
@@ -53,7 +54,7 @@ async def running(
         service = await stack.enter_async_context(app.running(settings))
         envoy = await stack.enter_async_context(
             edge.running(
-                replace(app.edge_config_of(settings), grpc_ports=(service.grpc_port,), admin_port=admin_port),
+                replace(envoy_config, grpc_ports=(service.grpc_port,), admin_port=admin_port),
                 graceful=True,
             )
         )

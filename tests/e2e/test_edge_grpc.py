@@ -19,7 +19,7 @@ from tests.support.stub_service import PACKAGE, status_details
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CREATE = f"/{PACKAGE}.ReservationService/CreateReservation"
 WATCH = f"/{PACKAGE}.ReservationService/WatchReservation"
-FORGED_EDGE = (("x-edge", "0"), ("x-edge", "2"))
+FORGED_EDGE = (("x-edge", "0"), ("x-edge", "2"), ("x-forwarded-client-cert", 'Subject="CN=somebody"'))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -156,6 +156,7 @@ async def test_every_door_marks_the_call_as_edge_whatever_the_client_claims(
     await http.get("/health", headers=headers)
     assert len(world.stub.received) == 10
     assert {tuple(call.values("x-edge")) for call in world.stub.received} == {("1",)}
+    assert {tuple(call.values("x-forwarded-client-cert")) for call in world.stub.received} == {()}
 
 
 def _create(

@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -22,6 +22,7 @@ from tests.support.edge import EdgeOverStub, check_error, check_nothing_internal
 from tests.support.stub_service import PACKAGE, stub_service
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+CONNECTIONS = r"^http\.edge\.downstream_cx_total$"
 FORGED = {"x-forwarded-client-cert": 'Subject="CN=somebody else"'}
 
 
@@ -119,17 +120,23 @@ async def test_tls_older_than_1_2_is_refused(world: Secured) -> None:
         await asyncio.open_connection("127.0.0.1", int(world.url.rpartition(":")[2]), ssl=old)
 
 
-async def test_new_connections_get_the_new_certificate_and_old_ones_live_on(world: Secured) -> None:
+async def test_new_connections_get_the_new_certificate_unless_it_is_no_good_and_old_ones_live_on(
+    world: Secured,
+) -> None:
     async with httpx.AsyncClient(base_url=world.url, verify=world.trust()) as client:
         assert (await client.post("/v1/reservations", json={})).status_code == 201
+        before, new = await world.serial_number(), world.authority.issue("edge", ["127.0.0.1"])
+        replace(new, key=Authority().issue().key).mount(world.directory)
+        await _rises(world, r"^sds\.edge_certificate\.key_rotation_failed$")
+        assert await world.serial_number() == before
         new = world.authority.issue("edge", ["127.0.0.1"])
         new.mount(world.directory)
         async with asyncio.timeout(10):
             while await world.serial_number() != new.serial_number:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-        connections = await _connections_so_far(world)
+        connections = await _count(world, CONNECTIONS)
         assert (await client.post("/v1/reservations", json={})).status_code == 201
-        assert await _connections_so_far(world) == connections
+        assert await _count(world, CONNECTIONS) == connections
 
 
 async def test_a_service_by_another_name_is_not_believed(tmp_path: Path) -> None:
@@ -149,6 +156,12 @@ async def test_envoy_does_not_start_with_a_key_of_another_certificate(tmp_path: 
             pytest.fail("it serves")
 
 
-async def _connections_so_far(world: Secured) -> int:
-    (count,) = (await stats(world.over_stub.edge, r"^http\.edge\.downstream_cx_total$")).values()
+async def _count(world: Secured, pattern: str) -> int:
+    (count,) = (await stats(world.over_stub.edge, pattern)).values()
     return count
+
+
+async def _rises(world: Secured, pattern: str) -> None:
+    async with asyncio.timeout(10):
+        while not await _count(world, pattern):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)

@@ -172,6 +172,24 @@ async def test_a_file_that_is_no_good_stops_the_start_and_is_named(secured: Secu
     assert "nonsense" not in str(stopped.value)
 
 
+async def test_a_new_authority_counts_for_new_connections(tmp_path: Path) -> None:
+    authority, ours, theirs = Authority(), Authority(), Authority()
+    pair = KeyPair(*authority.issue().write(tmp_path, "service"))
+    caller = theirs.issue()
+    credentials = grpc.ssl_channel_credentials(authority.certificate, caller.key, caller.certificate)
+    served = []
+    async with stub_service(ServerCertificate(pair, ours.write(tmp_path)).credentials()) as stub:
+        for believed in (ours, theirs, ours):
+            believed.write(tmp_path)
+            async with grpc.aio.secure_channel(f"localhost:{stub.port}", credentials) as channel:
+                create = channel.unary_unary(f"/{PACKAGE}.ReservationService/CreateReservation")
+                try:
+                    served.append(bool(await create(b"", timeout=5)))
+                except grpc.aio.AioRpcError:
+                    served.append(False)
+    assert served == [False, True, False]
+
+
 async def test_the_authority_of_the_read_me_serves_grpcurl_as_it_says(tmp_path: Path) -> None:
     made = await asyncio.create_subprocess_exec(REPOSITORY / "deploy/tls/make-test-ca", tmp_path)
     assert await made.wait() == 0

@@ -81,7 +81,7 @@ def test_envoy_accepts_the_rendering(config: EdgeConfig, tmp_path: Path) -> None
         {"edge_upstream_ca_file": Path("/ca.pem")},
     ],
 )
-def test_tls_at_one_end_alone_is_refused(changes: dict[str, Path]) -> None:
+def test_tls_at_one_end_alone_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(StartError, match=r"TLS_CERT_FILE.* EDGE_UPSTREAM_CA_FILE"):
         edge_config_of(Settings(**changes))
 
