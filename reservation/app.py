@@ -89,10 +89,11 @@ def aws_config_of(settings: Settings) -> AwsConfig:
 
 
 def edge_config_of(settings: Settings) -> EdgeConfig:
-    """Envoy for this service. Raises StartError where one end of the connection between them would speak TLS alone."""
+    """Envoy for this service. Raises StartError if only one of the two would speak TLS with the other."""
     if (settings.tls_cert_file is None) != (settings.edge_upstream_ca_file is None):
         raise StartError(
-            "Envoy speaks to the service by TLS, or neither does: set TLS_CERT_FILE and EDGE_UPSTREAM_CA_FILE"
+            "Envoy and the service speak TLS with each other, or neither does: set both or none of TLS_CERT_FILE"
+            " and EDGE_UPSTREAM_CA_FILE"
         )
     listener = _key_pair(settings.edge_tls_cert_file, settings.edge_tls_key_file)
     upstream = _key_pair(settings.edge_upstream_cert_file, settings.edge_upstream_key_file)

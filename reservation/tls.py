@@ -49,15 +49,17 @@ class ServerCertificate:
         marks = self._marks()
         if marks == self._seen:
             return None
+        read, problem = None, ""
         try:
             read = self._read()
         except BadCertificate as error:
-            read = None
-            log.error("tls.not_reloaded", problem=str(error), consequence="the certificate before stays in use")
+            problem = str(error)
         if marks != self._marks():
             return None  # somebody is still at it, and may have been read by halves: the next connection looks again
         self._seen = marks
-        if read is not None:
+        if read is None:
+            log.error("tls.not_reloaded", problem=problem, consequence="the certificate before stays in use")
+        else:
             log.info("tls.reloaded", certificate=str(self._pair.certificate))
         return read
 
