@@ -183,10 +183,6 @@ async def _replayed(stub: StubService, context: grpc.aio.ServicerContext) -> Non
     await _created(stub, context, ("idempotent-replayed", "true"))
 
 
-async def _cacheable(stub: StubService, context: grpc.aio.ServicerContext) -> None:
-    await _created(stub, context, ("cache-control", "max-age=60"))
-
-
 async def _refused(_: StubService, context: grpc.aio.ServicerContext) -> None:
     message = 'Seat conflict: "A-12" is taken'
     await _refuse(context, grpc.StatusCode.FAILED_PRECONDITION, 409, "SEAT_UNAVAILABLE", message)
@@ -234,7 +230,6 @@ async def _unavailable_once(stub: StubService, context: grpc.aio.ServicerContext
 
 BEHAVIOURS: dict[str, Callable[[StubService, grpc.aio.ServicerContext], Awaitable[None]]] = {
     "replayed": _replayed,
-    "cacheable": _cacheable,
     "refused": _refused,
     "refused-late": _refused_late,
     "refused-at-length": _refused_at_length,
