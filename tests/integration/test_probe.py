@@ -3,11 +3,14 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from reservation import probe
 from reservation.api.server import Health, build
+from reservation.tls import KeyPair, ServerCertificate
+from tests.support.certificates import Authority
 from tests.support.command import ended, started_module
 
 
@@ -57,3 +60,21 @@ def test_where_nobody_listens_or_answers_the_probe_says_why() -> None:
         address = f"127.0.0.1:{deaf.getsockname()[1]}"
         assert probe.state(address).startswith("DEADLINE_EXCEEDED")
     assert probe.state(address).startswith("UNAVAILABLE")
+
+
+async def test_a_port_that_demands_certificates_is_asked_with_those_that_envoy_shows(
+    health: Health, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority()
+    ca = authority.write(tmp_path)
+    pair = KeyPair(*authority.issue("service", ["service.internal"]).write(tmp_path, "service"))
+    certificate, key = authority.issue("envoy").write(tmp_path, "envoy")
+    server = build([], health)
+    port = server.add_secure_port("127.0.0.1:0", ServerCertificate(pair, ca).credentials())
+    await server.start()
+    assert (await asyncio.to_thread(probe.state, f"127.0.0.1:{port}")).startswith("UNAVAILABLE")
+    for kind, value in (("CA_FILE", ca), ("CERT_FILE", certificate), ("KEY_FILE", key)):
+        monkeypatch.setenv(f"EDGE_UPSTREAM_{kind}", str(value))
+    monkeypatch.setenv("EDGE_UPSTREAM_SERVER_NAME", "service.internal")
+    assert await asyncio.to_thread(probe.state, f"127.0.0.1:{port}", "liveness") == probe.SERVING
+    await server.stop(None)
