@@ -103,7 +103,8 @@ def _common(protocols: list[str]) -> dict[str, Any]:
 
 
 def _by_file(name: str, secrets: Path) -> dict[str, Any]:
-    return {"name": name, "sds_config": {"path_config_source": {"path": str(secrets / _file(name))}}}
+    path = f"{secrets}/{_file(name)}"  # "./name" in the folder itself: Envoy takes a bare name for no path
+    return {"name": name, "sds_config": {"path_config_source": {"path": path}}}
 
 
 def _socket(kind: str, context: dict[str, Any]) -> str:
