@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jwt
-import trustme
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from reservation.auth.keys import Keys, keys_of
+from tests.support.certificates import Authority
 
 AUDIENCE = "reservations"
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
@@ -115,11 +115,10 @@ def bearing(token: str) -> tuple[tuple[str, str], ...]:
 @asynccontextmanager
 async def key_server(directory: Path, *keys: SigningKey) -> AsyncIterator[KeyServer]:
     """Serves these keys on loopback inside the block. Its authority's certificate is written to `directory`."""
-    server = KeyServer(keys=list(keys), ca_file=directory / "issuer-ca.pem")
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(server.ca_file))
+    authority = Authority()
+    server = KeyServer(keys=list(keys), ca_file=authority.write(directory, "issuer-ca"))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
+    context.load_cert_chain(*authority.issue().write(directory, "issuer"))
     app = web.Application()
     app.router.add_get("/{path:.*}", server.answer)
     runner = web.AppRunner(app)
