@@ -22,6 +22,7 @@ from tests.bench import (
     kills,
     leases,
     outbox_lag,
+    overload,
     processes,
     seat_map,
     service_cost,
@@ -40,6 +41,7 @@ BENCHMARKS: dict[Callable[[int], dict[str, Figure]], tuple[str, ...]] = {
     choice.measure_best_available: ("best_available_txn",),
     choice.measure_general_admission: ("ga_txn",),
     seat_map.measure: ("import_50k_s", "seatmap_50k_ms"),
+    overload.measure: ("overload_goodput", "overload_p99"),
     kills.measure: ("oversold", "lost_events", "stuck_holds"),
 }
 
@@ -59,6 +61,8 @@ GOALS = {
     "ga_txn": "<= 1.2",
     "import_50k_s": "<= 60",
     "seatmap_50k_ms": "<= 2500",
+    "overload_goodput": ">= 0.8",
+    "overload_p99": "<= 3",
     "oversold": "0",
     "lost_events": "0",
     "stuck_holds": "0",

@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 REDIAL = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500))
 """Options of a channel to a process that starts, or that comes back: grpc itself waits ever longer."""
 
+ONE_USER_WITHOUT_LIMIT = {"USER_RATE_PER_SECOND": "1000000", "USER_RATE_BURST": "1000000"}
+"""Settings for a load that one user makes: his bucket is asked, and never empty."""
+
 _START_SECONDS = 60.0
 
 _CREDENTIALS = {
@@ -54,6 +57,13 @@ def service(settings: dict[str, str]) -> Iterator[int]:
             process.terminate()
 
 
+async def answers(address: str) -> None:
+    """Returns when the service there says that it serves."""
+    async with grpc.aio.insecure_channel(address, options=REDIAL) as channel:
+        await channel.channel_ready()
+        await becomes(watch_health(channel, ""), SERVING)
+
+
 class KillableService:
     """`reservation serve` on a port of its own, which it keeps over its starts; its log is dropped."""
 
@@ -69,18 +79,13 @@ class KillableService:
         self._process = await asyncio.create_subprocess_exec(
             *command, cwd=ROOT, env=self._environment, stdout=DEVNULL, stderr=DEVNULL
         )
-        ready = asyncio.create_task(self._ready())
+        ready = asyncio.create_task(answers(self.address))
         ended = asyncio.create_task(self._process.wait())
         await asyncio.wait({ready, ended}, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         for waiting in (ready, ended):
             waiting.cancel()
         if not ready.done():
             raise RuntimeError(f"reservation serve does not serve (exit code {self._process.returncode})")
-
-    async def _ready(self) -> None:
-        async with grpc.aio.insecure_channel(self.address, options=REDIAL) as channel:
-            await channel.channel_ready()
-            await becomes(watch_health(channel, ""), SERVING)
 
     async def kill(self) -> bool:
         """`kill -9`. False: it had ended by itself."""

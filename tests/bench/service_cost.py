@@ -38,7 +38,8 @@ def measure(rounds: int = 5) -> dict[str, Figure]:
         _, sink_port = stack.enter_context(processes.printing_its_port("tests.bench.sink", "0"))
         sink = f"http://127.0.0.1:{sink_port}"
         port = free_port("127.0.0.1")
-        service = stack.enter_context(processes.service({"AWS_ENDPOINT_URL": sink, "GRPC_SERVER_PORT": str(port)}))
+        settings = {"AWS_ENDPOINT_URL": sink, "GRPC_SERVER_PORT": str(port)} | processes.ONE_USER_WITHOUT_LIMIT
+        service = stack.enter_context(processes.service(settings))
         echoes = [
             stack.enter_context(processes.printing_its_port("tests.bench.echo", "0", str(size)))
             for size in (len(_create_answer()), len(_get_answer()))

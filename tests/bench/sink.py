@@ -1,7 +1,8 @@
 """A DynamoDB that answers at once and keeps nothing: what a client costs when the service behind it costs nothing.
 
 Writes succeed, no item exists but the facts of any event and seat, and every Query for a reservation finds one held.
-`python -m tests.bench.sink PORT` listens on 127.0.0.1 and prints the port it bound; PORT 0 picks a free one.
+`python -m tests.bench.sink PORT [MS]` listens on 127.0.0.1 and prints the port it bound; PORT 0 picks a free one. With
+MS it answers only after so many milliseconds.
 """
 
 import asyncio
@@ -45,7 +46,9 @@ _QUERY = orjson.dumps({"Items": [reservation_to_item(HELD)], "Count": 1, "Scanne
 class Sink(asyncio.Protocol):
     """Reads requests framed by Content-Length."""
 
-    def __init__(self) -> None:
+    def __init__(self, delay: float = 0.0) -> None:
+        """`delay` in seconds."""
+        self._delay = delay
         self._received = bytearray()
         self._transport: asyncio.Transport | None = None
 
@@ -55,7 +58,11 @@ class Sink(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._received += data
         while (request := self._take_request()) is not None and self._transport is not None:
-            self._transport.write(_reply(_answer(*request)))
+            reply = _reply(_answer(*request))
+            if self._delay:
+                asyncio.get_running_loop().call_later(self._delay, self._transport.write, reply)
+            else:
+                self._transport.write(reply)
 
     def _take_request(self) -> tuple[bytes, bytes] | None:
         """Head (in lower case) and body of the first request, None while it is incomplete."""
@@ -114,12 +121,12 @@ def _reply(body: bytes) -> bytes:
     return head.encode() + body
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, delay: float) -> None:
     """Serve on 127.0.0.1 until cancelled."""
-    server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", port, backlog=512)
+    server = await asyncio.get_running_loop().create_server(lambda: Sink(delay), "127.0.0.1", port, backlog=512)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1])))
+    uvloop.run(serve(int(sys.argv[1]), float(sys.argv[2]) / 1000 if len(sys.argv) > 2 else 0.0))
