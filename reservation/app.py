@@ -15,9 +15,10 @@ import grpc
 import structlog
 
 from reservation.api.inventory import InventoryHandlers, inventory_service
+from reservation.api.limits import Limits
 from reservation.api.reservations import ReservationHandlers, reservation_service
 from reservation.api.server import Health, build
-from reservation.audience import Audience
+from reservation.audience import PER_PROCESS, Audience
 from reservation.auth import issuer
 from reservation.auth.access import Access
 from reservation.auth.issuer import Issuer
@@ -105,6 +106,10 @@ def edge_config_of(settings: Settings) -> EdgeConfig:
         listener_tls=ListenerTls(listener, client_ca) if listener is not None else None,
         upstream_tls=UpstreamTls(ca, settings.edge_upstream_server_name, upstream) if ca is not None else None,
         cors_origins=settings.cors_allowed_origins,
+        rate_per_second=settings.edge_rate_per_second,
+        rate_burst=settings.edge_rate_burst,
+        trusted_hops=settings.edge_trusted_hops,
+        max_concurrent_rpcs=settings.max_concurrent_rpcs,
     )
 
 
@@ -144,7 +149,8 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
             await keyring.refresh()
         else:
             log.warning("authentication.off", consequence="every caller is believed; keep the ports private")
-        server = build(parts.services(use_cases, watches, _access(settings, keyring, clock)), health)
+        services = parts.services(use_cases, watches, _access(settings, keyring, clock))
+        server = build(services, health, max_rpcs=_most_open(settings))
         port = _bind(server, settings, credentials)
         readiness = Readiness(clients.requests, parts.tables, parts.clock, bus, health.ready)
         await readiness.check()  # so that the first command finds a clock that is known to be right, or refused
@@ -403,14 +409,16 @@ class _Parts:
         return self.settings.idempotency_ttl_seconds * 1000
 
     def services(self, use_cases: _UseCases, watches: Watches, access: Access) -> list[grpc.GenericRpcHandler]:
-        max_seats = self.policy.max_seats
+        max_seats, limits = self.policy.max_seats, _limits(self.settings)
         handlers = None
         if use_cases.inventory is not None and use_cases.holds is not None:
             availability = Availability(use_cases.inventory, self.clock)
             handlers = InventoryHandlers(availability, use_cases.holds, max_seats=max_seats)
         return [
-            reservation_service(ReservationHandlers(use_cases.reservations, watches, max_seats=max_seats), access),
-            inventory_service(handlers, access),
+            reservation_service(
+                ReservationHandlers(use_cases.reservations, watches, max_seats=max_seats), access, limits
+            ),
+            inventory_service(handlers, access, limits),
         ]
 
     def work_of(self, use_cases: _UseCases) -> dict[str, Coroutine[None, None, None]]:
@@ -444,6 +452,20 @@ def _policy(settings: Settings) -> Policy:
         max_extensions=settings.hold_extensions_max,
         max_hold_total=settings.hold_total_seconds_max * 1000,
     )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_concurrent=settings.max_concurrent_rpcs,
+        user_per_second=settings.user_rate_per_second,
+        user_burst=settings.user_rate_burst,
+        monotonic_ns=time.monotonic_ns,
+    )
+
+
+def _most_open(settings: Settings) -> int:
+    """Watches, as many calls again that are only being refused, and what health and reflection are asked."""
+    return PER_PROCESS + 2 * settings.max_concurrent_rpcs + 1000
 
 
 def _bind(server: grpc.aio.Server, settings: Settings, credentials: Any) -> int:

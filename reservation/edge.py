@@ -43,7 +43,9 @@ class EdgeConfig:
     """What the settings decide about Envoy.
 
     `bind_host` is an IP address, `grpc_host` a name or an address. Port 0 of the listener or of the admin interface
-    means any free one. Each of `grpc_ports` is one process of the service.
+    means any free one. Each of `grpc_ports` is one process of the service, which runs `max_concurrent_rpcs` at most.
+    `rate_per_second` creates, and `rate_burst` at once, may come from one address; 0 of them: any number, of anything.
+    `trusted_hops`: how many load balancers stand before Envoy.
     """
 
     bind_host: str = "127.0.0.1"
@@ -51,6 +53,10 @@ class EdgeConfig:
     grpc_host: str = "127.0.0.1"
     grpc_ports: tuple[int, ...] = (8011,)
     admin_port: int = 9901
+    rate_per_second: int = 100
+    rate_burst: int = 300
+    trusted_hops: int = 0
+    max_concurrent_rpcs: int = 200
     listener_tls: ListenerTls | None = None
     upstream_tls: UpstreamTls | None = None
     cors_origins: tuple[str, ...] = ()
@@ -136,8 +142,22 @@ def _values(config: EdgeConfig, secrets: Path) -> dict[str, str]:
         "SERVER_PORT": str(config.port),
         "GRPC_SERVER_PORT": f"[{', '.join(endpoints)}]",
         "ENVOY_ADMIN_PORT": str(config.admin_port),
+        **_limit_values(config),
         **_tls_values(config.listener_tls, config.upstream_tls, secrets),
         "CORS_ALLOWED_ORIGINS": json.dumps([{"exact": origin} for origin in config.cors_origins]),
+    }
+
+
+def _limit_values(config: EdgeConfig) -> dict[str, str]:
+    processes = len(config.grpc_ports)
+    return {
+        "EDGE_TRUSTED_HOPS": str(config.trusted_hops),
+        "EDGE_RATE_LIMITED_PERCENT": "100" if config.rate_per_second else "0",
+        "EDGE_RATE_PER_SECOND": str(max(config.rate_per_second, 1)),
+        "EDGE_RATE_BURST": str(config.rate_burst),
+        # Envoy refuses new customers before the service does, and holders of seats never sooner than it does.
+        "EDGE_MAX_REQUESTS": str(config.max_concurrent_rpcs // 4 * processes),
+        "EDGE_MAX_HELD_REQUESTS": str(config.max_concurrent_rpcs * processes),
     }
 
 

@@ -6,9 +6,12 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from reservation.domain.errors import IdempotencyInProgress, ServiceUnavailable, UpstreamTimeout
+from reservation.domain.errors import IdempotencyInProgress, RateLimitExceeded, ServiceUnavailable, UpstreamTimeout
 
 T = TypeVar("T")
+
+MOST = 2_000
+"""Flights at a time: more than any number of calls that a process can serve within their time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,10 @@ class Landed(Generic[T]):
 @dataclass(slots=True)
 class Flights:
     """Runs each command in a task of its own, to its end even when its caller has left: what was sent to the store may
-    take effect, and somebody has to hear of it. Equal commands share one flight."""
+    take effect, and somebody has to hear of it. Equal commands share one flight.
+
+    While their callers wait, calls are limited where they come in. But while the store is slow, callers that soon give
+    up leave one flight after the other: MOST limits these."""
 
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     _shared: dict[Hashable, tuple[asyncio.Task[Any], float]] = field(default_factory=dict)
@@ -31,7 +37,8 @@ class Flights:
     async def run(self, key: Hashable | None, command: Callable[[], Awaitable[T]], until: float) -> Landed[T]:
         """`key`: what makes two commands equal; None: this one is like no other. `until` in time.monotonic() seconds.
 
-        Raises whatever the command raises, and UpstreamTimeout when the time is up first (the flight goes on).
+        Raises whatever the command raises, UpstreamTimeout when the time is up first (the flight goes on), and
+        RateLimitExceeded.
         """
         while True:
             shared = self._shared.get(key) if key is not None else None
@@ -49,6 +56,8 @@ class Flights:
     def _start(
         self, key: Hashable | None, command: Callable[[], Awaitable[T]], until: float
     ) -> tuple[asyncio.Task[T], float]:
+        if len(self._tasks) >= MOST:
+            raise RateLimitExceeded
         task = asyncio.ensure_future(command())
         task.set_name("command")
         self._tasks.add(task)

@@ -150,6 +150,13 @@ class Settings(BaseSettings):
     shards: int = Field(default=16, ge=1, le=4096)
     max_clock_skew_seconds: float = Field(default=1.0, ge=0, le=60)
 
+    max_concurrent_rpcs: int = Field(default=200, ge=8, le=10_000)
+    user_rate_per_second: float = Field(default=20, ge=0, le=1_000_000)
+    user_rate_burst: int = Field(default=100, ge=1, le=1_000_000)
+    edge_rate_per_second: int = Field(default=100, ge=0, le=1_000_000)
+    edge_rate_burst: int = Field(default=300, ge=1, le=1_000_000)
+    edge_trusted_hops: int = Field(default=0, ge=0, le=10)
+
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Upper] = "INFO"
     log_format: Literal["auto", "json", "console"] = "auto"
 

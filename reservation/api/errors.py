@@ -5,6 +5,7 @@ status in `x-http-status`), and only to calls that came as REST.
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,11 +26,11 @@ _BODY_LIMIT = 8 * 1024  # Envoy closes the connection that all requests share wh
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`retry_after` in seconds: when to try again, where that makes sense."""
+    """`retry_after` in seconds: when to try again, where that makes sense and the error does not say it itself."""
 
     status: grpc.StatusCode
     http: int
-    retry_after: int | None = None
+    retry_after: float | None = None
 
 
 _INTERNAL = Rule(grpc.StatusCode.INTERNAL, 500)
@@ -50,7 +51,7 @@ _RULES: dict[type[BaseException], Rule] = {
     errors.ReservationAlreadyCancelled: Rule(grpc.StatusCode.FAILED_PRECONDITION, 409),
     errors.IdempotencyConflict: Rule(grpc.StatusCode.ALREADY_EXISTS, 409),
     errors.IdempotencyInProgress: Rule(grpc.StatusCode.ABORTED, 409, retry_after=1),
-    errors.RateLimitExceeded: Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, 429, retry_after=1),
+    errors.RateLimitExceeded: Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
     errors.InventoryServiceError: Rule(grpc.StatusCode.UNAVAILABLE, 503, retry_after=1),
     errors.UpstreamTimeout: Rule(grpc.StatusCode.DEADLINE_EXCEEDED, 504),
     errors.ServiceUnavailable: Rule(grpc.StatusCode.UNAVAILABLE, 503, retry_after=1),
@@ -64,6 +65,11 @@ class Refusal:
 
     error: ReservationError
     rule: Rule
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until it makes sense to try again; None: it never does."""
+        return self.error.retry_after if isinstance(self.error, errors.RateLimitExceeded) else self.rule.retry_after
 
     def details(self) -> list[dict[str, str | int]]:
         """What the REST body's `details` say."""
@@ -83,8 +89,8 @@ class Refusal:
 
     def _advice(self) -> Iterator[tuple[str, str]]:
         """HTTP headers that say what to do."""
-        if self.rule.retry_after is not None:
-            yield "retry-after", str(self.rule.retry_after)
+        if self.retry_after is not None:
+            yield "retry-after", str(math.ceil(self.retry_after))
         if isinstance(self.error, errors.Unauthenticated):
             yield "www-authenticate", self.error.challenge
 
@@ -117,8 +123,9 @@ class Refusal:
             case errors.HoldExtensionDenied(extensions_left=extensions, seconds_left=seconds):
                 info.metadata.update(extensions_left=str(extensions), seconds_left=str(seconds))
         status.details.insert(0, _packed(info))
-        if self.rule.retry_after is not None:
-            delay = Duration(seconds=self.rule.retry_after)
+        if self.retry_after is not None:
+            delay = Duration()
+            delay.FromNanoseconds(int(self.retry_after * 1_000_000_000))
             status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
         return status
 

@@ -4,6 +4,7 @@ import grpc
 
 from reservation.api import convert, validation
 from reservation.api.call import Call
+from reservation.api.limits import Limits, Priority
 from reservation.api.pages import Pages
 from reservation.api.registration import Answer, Handler, Method, service
 from reservation.api.reservations import unimplemented
@@ -60,7 +61,7 @@ class InventoryHandlers:
         return Answer(convert.released(await self._holds.release(convert.release_command(request), call.until)))
 
 
-def inventory_service(handlers: InventoryHandlers | None, access: Access) -> grpc.GenericRpcHandler:
+def inventory_service(handlers: InventoryHandlers | None, access: Access, limits: Limits) -> grpc.GenericRpcHandler:
     """`handlers`: none where the seats are another service's.
 
     The commands are for services that sell from this inventory: a customer could sell a seat without paying.
@@ -75,10 +76,19 @@ def inventory_service(handlers: InventoryHandlers | None, access: Access) -> grp
         [
             Method("CheckAvailability", messages.CheckAvailabilityRequest, served("check"), Right.INVENTORY_READ),
             Method("ReserveSeat", messages.ReserveSeatRequest, served("reserve"), Right.INVENTORY_WRITE),
-            Method("CommitReservation", messages.CommitReservationRequest, served("commit"), Right.INVENTORY_WRITE),
-            Method("ReleaseHold", messages.ReleaseHoldRequest, served("release"), Right.INVENTORY_WRITE),
+            Method(
+                "CommitReservation",
+                messages.CommitReservationRequest,
+                served("commit"),
+                Right.INVENTORY_WRITE,
+                Priority.PAYING,
+            ),
+            Method(
+                "ReleaseHold", messages.ReleaseHoldRequest, served("release"), Right.INVENTORY_WRITE, Priority.HOLDER
+            ),
             Method("GetInventoryStatus", messages.GetInventoryStatusRequest, served("status"), Right.INVENTORY_READ),
             Method("ListSeats", messages.ListSeatsRequest, served("seats"), Right.INVENTORY_READ),
         ],
         access,
+        limits,
     )

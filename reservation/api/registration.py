@@ -18,6 +18,7 @@ import structlog
 from reservation.api.call import Call
 from reservation.api.descriptors import PACKAGE, decoder
 from reservation.api.errors import refusal_of
+from reservation.api.limits import Limits, Priority, require_time
 from reservation.auth.access import Access
 from reservation.auth.caller import Right
 from reservation.domain.errors import Unauthenticated
@@ -50,6 +51,7 @@ class Method:
     request: type[betterproto2.Message]
     handler: Handler
     right: Right
+    priority: Priority = Priority.NEW
 
 
 StreamHandler = Callable[[Any, Call], AsyncGenerator[betterproto2.Message]]
@@ -66,44 +68,49 @@ class Stream:
     handler: StreamHandler
     right: Right
     in_band: Callable[[str], betterproto2.Message]
+    priority: Priority = Priority.NEW
 
 
-def service(name: str, methods: Iterable[Method | Stream], access: Access) -> grpc.GenericRpcHandler:
-    """`access` says who may call them."""
-    handlers = {method.name: _rpc_handler(method, access) for method in methods}
+def service(name: str, methods: Iterable[Method | Stream], access: Access, limits: Limits) -> grpc.GenericRpcHandler:
+    """`access` says who may call them, `limits` how much."""
+    handlers = {method.name: _rpc_handler(method, access, limits) for method in methods}
     return grpc.method_handlers_generic_handler(f"{PACKAGE}.{name}", handlers)
 
 
-def _rpc_handler(method: Method | Stream, access: Access) -> grpc.RpcMethodHandler:
+def _rpc_handler(method: Method | Stream, access: Access, limits: Limits) -> grpc.RpcMethodHandler:
     if isinstance(method, Stream):
-        return grpc.unary_stream_rpc_method_handler(_stream(method, access))
-    return grpc.unary_unary_rpc_method_handler(_unary(method, access))
+        return grpc.unary_stream_rpc_method_handler(_stream(method, access, limits))
+    return grpc.unary_unary_rpc_method_handler(_unary(method, access, limits))
 
 
-def _admission(method: Method | Stream, access: Access) -> Callable[[bytes, Call], Awaitable[Any]]:
+def _admission(method: Method | Stream, access: Access, limits: Limits) -> Callable[[bytes, Call], Awaitable[Any]]:
     """The one way in, for every rpc: who calls, may they, what do they want, and for whom."""
     decode = decoder(method.request)
+    charge = limits.charge(method.priority)
 
     async def admit(raw: bytes, call: Call) -> Any:
         """The decoded message of a call that knows for whom it acts. Raises ReservationError."""
+        require_time(call.until - time.monotonic())
         caller = await access.caller(call.authorization, via_edge=call.via_edge, until=call.until)
         caller.require(method.right)
         request = decode(raw)
         call.act_for(caller, getattr(request, "user_id", ""))
+        charge(call.owner)
         return request
 
     return admit
 
 
-def _unary(method: Method, access: Access) -> Callable[[bytes, Any], Awaitable[bytes]]:
-    admit = _admission(method, access)
+def _unary(method: Method, access: Access, limits: Limits) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    admit, gate = _admission(method, access, limits), limits.gate(method.priority)
 
     async def handle(raw: bytes, context: Any) -> bytes:
         started = time.monotonic()
         call = Call.of(context)
         try:
-            answer = await method.handler(await admit(raw, call), call)
-            encoded = bytes(answer.message)
+            with gate:
+                answer = await method.handler(await admit(raw, call), call)
+                encoded = bytes(answer.message)
         except Exception as error:
             await _refuse(method, call, error, context, started, raw)
             raise AssertionError("abort raises") from None
@@ -115,10 +122,11 @@ def _unary(method: Method, access: Access) -> Callable[[bytes, Any], Awaitable[b
     return handle
 
 
-def _stream(stream: Stream, access: Access) -> Callable[[bytes, Any], Awaitable[None]]:
-    admit = _admission(stream, access)
+def _stream(stream: Stream, access: Access, limits: Limits) -> Callable[[bytes, Any], Awaitable[None]]:
+    admit, gate = _admission(stream, access, limits), limits.gate(stream.priority)
 
     async def encoded(raw: bytes, call: Call) -> AsyncGenerator[bytes]:
+        gate.check()
         request = await admit(raw, call)
         async with aclosing(stream.handler(request, call)) as answers:
             while (answer := await _in_time(anext(answers, None), access.seconds_left(call.caller))) is not None:

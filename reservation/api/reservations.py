@@ -7,6 +7,7 @@ import grpc
 
 from reservation.api import convert, validation
 from reservation.api.call import Call
+from reservation.api.limits import Limits, Priority
 from reservation.api.pages import Pages
 from reservation.api.registration import Answer, Method, Stream, service
 from reservation.auth.access import Access
@@ -78,15 +79,27 @@ async def unimplemented(_request: object, _call: Call) -> Answer:
     raise NotImplementedYet
 
 
-def reservation_service(handlers: ReservationHandlers, access: Access) -> grpc.GenericRpcHandler:
+def reservation_service(handlers: ReservationHandlers, access: Access, limits: Limits) -> grpc.GenericRpcHandler:
     return service(
         "ReservationService",
         [
             Method("CreateReservation", messages.CreateReservationRequest, handlers.create, Right.RESERVATIONS),
             Method("GetReservation", messages.GetReservationRequest, handlers.get, Right.RESERVATIONS),
-            Method("ConfirmReservation", messages.ConfirmReservationRequest, handlers.confirm, Right.RESERVATIONS),
-            Method("CancelReservation", messages.CancelReservationRequest, handlers.cancel, Right.RESERVATIONS),
-            Method("ExtendHold", messages.ExtendHoldRequest, handlers.extend, Right.RESERVATIONS),
+            Method(
+                "ConfirmReservation",
+                messages.ConfirmReservationRequest,
+                handlers.confirm,
+                Right.RESERVATIONS,
+                Priority.PAYING,
+            ),
+            Method(
+                "CancelReservation",
+                messages.CancelReservationRequest,
+                handlers.cancel,
+                Right.RESERVATIONS,
+                Priority.HOLDER,
+            ),
+            Method("ExtendHold", messages.ExtendHoldRequest, handlers.extend, Right.RESERVATIONS, Priority.HOLDER),
             Method("ListReservations", messages.ListReservationsRequest, handlers.list, Right.RESERVATIONS),
             Stream(
                 "WatchReservation",
@@ -97,6 +110,7 @@ def reservation_service(handlers: ReservationHandlers, access: Access) -> grpc.G
             ),
         ],
         access,
+        limits,
     )
 
 

@@ -17,6 +17,8 @@ MAX_MESSAGE_BYTES = 64 * 1024
 MAX_METADATA_BYTES = 32 * 1024
 """Names, values and 32 bytes an entry (https://www.rfc-editor.org/rfc/rfc9113#section-6.5.2). Twice what Envoy takes,
 so that it is Envoy that refuses REST callers: they would read RESOURCE_EXHAUSTED as a rate limit."""
+STREAMS_A_CONNECTION = 1000
+CONNECTION_AGE_SECONDS = 60
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -115,8 +117,13 @@ async def _each(requests: AsyncIterator[bytes], parsed: Any, context: Any) -> As
         yield await parsed(raw, context)
 
 
-def build(services: Iterable[grpc.GenericRpcHandler], health: Health) -> grpc.aio.Server:
+def build(
+    services: Iterable[grpc.GenericRpcHandler], health: Health, *, max_rpcs: int | None = None
+) -> grpc.aio.Server:
+    """`max_rpcs`: how many calls of any kind may be open, watches and health among them. It is there for what nothing
+    else counts (gRPC answers RESOURCE_EXHAUSTED by itself), so it should be more than all other limits together."""
     server = grpc.aio.server(
+        maximum_concurrent_rpcs=max_rpcs,
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             # Both the same, or gRPC would refuse by chance what is between them.
@@ -124,10 +131,14 @@ def build(services: Iterable[grpc.GenericRpcHandler], health: Health) -> grpc.ai
             ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
             # Two processes on one port would share its connections unevenly and unseen; let the second one fail.
             ("grpc.so_reuseport", 0),
+            ("grpc.max_concurrent_streams", STREAMS_A_CONNECTION),
+            # Who keeps a connection for ever never finds a process that came later. Calls under way end on the old one,
+            # and no time is set for it: a watch ends with its hold.
+            ("grpc.max_connection_age_ms", CONNECTION_AGE_SECONDS * 1000),
             # Services that sell from this inventory look every 30 s whether an idle connection still works.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ]
+        ],
     )
     server.add_generic_rpc_handlers(tuple(services))
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, Strict(server))

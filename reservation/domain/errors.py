@@ -157,10 +157,14 @@ class IdempotencyInProgress(ReservationError):
 
 
 class RateLimitExceeded(ReservationError):
-    """More than this process, or this user, may ask for at a time."""
+    """More than this process, or this user, may ask for at a time. `retry_after` in seconds."""
 
     code = "RATE_LIMIT_EXCEEDED"
     text = "Too many requests, retry later"
+
+    def __init__(self, retry_after: float = 1.0) -> None:
+        self.retry_after = retry_after
+        super().__init__()
 
 
 class InventoryServiceError(ReservationError):

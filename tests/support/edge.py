@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,9 @@ async def edge_over_stub() -> AsyncIterator[EdgeOverStub]:
 @asynccontextmanager
 async def edge_over(*grpc_ports: int, log_path: Path | None = None, **config: Any) -> AsyncIterator[RunningEdge]:
     """The edge on free ports, with the same check of the Lua scripts."""
-    free = EdgeConfig(port=0, admin_port=0, grpc_ports=grpc_ports, **config)
-    async with running(free, log_path=log_path) as edge:
+    # All tests come from one address.
+    free = EdgeConfig(port=0, admin_port=0, grpc_ports=grpc_ports, rate_per_second=100_000, rate_burst=100_000)
+    async with running(replace(free, **config), log_path=log_path) as edge:
         yield edge
         errors = await stats(edge, r"lua.*\.errors$")
         assert errors, "Envoy no longer counts Lua errors by this name"

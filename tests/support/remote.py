@@ -38,7 +38,7 @@ from tests.support.store import (
     shard_by_hash,
     soon,
 )
-from tests.support.system import OPEN
+from tests.support.system import OPEN, limits_of
 
 MANY_SEATS = tuple(Seat(f"B-{number}", "Floor", "B", str(number), PRICE) for number in range(1, 400))
 PIT_PLACES = 5
@@ -220,7 +220,8 @@ async def open_sale(url: str) -> AsyncIterator[Sale]:
         await other.sell((*MANY_SEATS, *_PLACES))
         keeper = other.party()
         availability = Availability(keeper.inventory, keeper.clock)
-        server = build([inventory_service(InventoryHandlers(availability, keeper.holds, max_seats=10), OPEN)], Health())
+        handlers = InventoryHandlers(availability, keeper.holds, max_seats=10)
+        server = build([inventory_service(handlers, OPEN, limits_of())], Health())
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         closing.push_async_callback(server.stop, None)

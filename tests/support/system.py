@@ -4,6 +4,7 @@ Every service has tables of its own, so that tests share an emulator and nothing
 """
 
 import signal
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -19,6 +20,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from reservation import app, catalog
+from reservation.api.limits import Limits
 from reservation.api.registration import Method, Stream, service
 from reservation.api.server import Health, build
 from reservation.auth.access import Access
@@ -102,6 +104,7 @@ def own_settings(aws_url: str, **changes: Any) -> Settings:
     prefix = f"t{uuid.uuid4().hex[:12]}"
     values: dict[str, Any] = {f"dynamodb_table_{name}": f"{prefix}-{name}" for name in TABLES}
     values |= {"aws_endpoint_url": aws_url, "grpc_server_port": 0, "server_port": 0}
+    values |= {"user_rate_per_second": 100_000, "user_rate_burst": 100_000}
     # Nobody listens there: the events stay in the outbox, where tests read them.
     values |= {"aws_eventbridge_endpoint": "http://127.0.0.1:9"}
     return Settings(**values | changes)
@@ -156,12 +159,30 @@ async def selling(settings: Settings) -> AsyncIterator[System]:
         yield system
 
 
+def limits_of(
+    *,
+    max_concurrent: int = 1000,
+    user_per_second: float = 0,
+    user_burst: int = 1,
+    monotonic_ns: Any = time.monotonic_ns,
+) -> Limits:
+    """None that a test would meet by chance."""
+    return Limits(
+        max_concurrent=max_concurrent, user_per_second=user_per_second, user_burst=user_burst, monotonic_ns=monotonic_ns
+    )
+
+
 @asynccontextmanager
 async def serving_only(
-    *methods: Method | Stream, health: Health | None = None, access: Access = OPEN
+    *methods: Method | Stream,
+    health: Health | None = None,
+    access: Access = OPEN,
+    limits: Limits | None = None,
+    max_rpcs: int | None = None,
 ) -> AsyncIterator[grpc.aio.Channel]:
     """The server of the API with these methods of ReservationService, and no service behind it."""
-    server = build([service("ReservationService", methods, access)], health or Health())
+    services = [service("ReservationService", methods, access, limits or limits_of())]
+    server = build(services, health or Health(), max_rpcs=max_rpcs)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

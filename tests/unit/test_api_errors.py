@@ -98,6 +98,7 @@ TABLE = [
     Row(errors.IdempotencyConflict(), "IDEMPOTENCY_CONFLICT", StatusCode.ALREADY_EXISTS, 409, gateway_word="conflict"),
     Row(errors.IdempotencyInProgress(), "IDEMPOTENCY_IN_PROGRESS", StatusCode.ABORTED, 409, 1, "conflict"),
     Row(errors.RateLimitExceeded(), "RATE_LIMIT_EXCEEDED", StatusCode.RESOURCE_EXHAUSTED, 429, retry_after=1),
+    Row(errors.RateLimitExceeded(7), "RATE_LIMIT_EXCEEDED", StatusCode.RESOURCE_EXHAUSTED, 429, retry_after=7),
     Row(errors.Unauthenticated.invalid(), "UNAUTHENTICATED", StatusCode.UNAUTHENTICATED, 401),
     *(
         Row(error, "INVENTORY_SERVICE_ERROR", StatusCode.UNAVAILABLE, 503, retry_after=1)
@@ -163,7 +164,7 @@ def test_every_error_there_is_has_a_row() -> None:
 def test_an_error_has_its_code_status_and_retry(row: Row) -> None:
     refusal = refusal_of(row.error)
     assert refusal.error.code == row.code
-    assert (refusal.rule.status, refusal.rule.http, refusal.rule.retry_after) == (row.status, row.http, row.retry_after)
+    assert (refusal.rule.status, refusal.rule.http, refusal.retry_after) == (row.status, row.http, row.retry_after)
 
 
 @every_error
@@ -253,7 +254,7 @@ class Surprise(Exception):
 def test_an_unknown_error_is_told_in_neutral_words(error: Exception, call: Call) -> None:
     refusal = refusal_of(error)
     assert (refusal.error.code, refusal.error.text) == ("INTERNAL_ERROR", "Internal server error")
-    assert (refusal.rule.status, refusal.rule.http, refusal.rule.retry_after) == (StatusCode.INTERNAL, 500, None)
+    assert (refusal.rule.status, refusal.rule.http, refusal.retry_after) == (StatusCode.INTERNAL, 500, None)
     told = b"".join(value if isinstance(value, bytes) else value.encode() for value in _metadata(error, call).values())
     assert ID.encode() not in told
     assert type(error).__name__.encode() not in told

@@ -22,6 +22,10 @@ ELSEWHERE = EdgeConfig(
     grpc_host="service.internal",
     grpc_ports=(9011, 9012, 9013),
     admin_port=0,
+    rate_per_second=7,
+    rate_burst=9,
+    trusted_hops=2,
+    max_concurrent_rpcs=40,
 )
 
 
@@ -39,8 +43,13 @@ def test_settings_land_where_they_belong_and_nowhere_else() -> None:
         (locality,) = cluster["load_assignment"]["endpoints"]
         endpoints = [_address(each["endpoint"]) for each in locality["lb_endpoints"]]
         assert endpoints == [("service.internal", port) for port in (9011, 9012, 9013)]
+    assert _manager(config)["xff_num_trusted_hops"] == 2
+    assert _thresholds(clusters["grpc_upstream"], "DEFAULT")["max_requests"] == 3 * 10
+    assert _thresholds(clusters["grpc_upstream"], "HIGH")["max_requests"] == 3 * 40
+    assert {_bucket(limit)["tokens_per_fill"] for limit in _rate_limits(config)} == {7}
+    assert {_bucket(limit)["max_tokens"] for limit in _rate_limits(config)} == {9}
     changed = set(render(ELSEWHERE).splitlines()) - set(render(EdgeConfig()).splitlines())
-    assert len(changed) == 4
+    assert len(changed) == 9
 
 
 def test_a_host_is_quoted_so_it_cannot_become_more_than_a_value() -> None:
@@ -130,7 +139,9 @@ def test_no_stream_shares_a_cluster_with_the_sale() -> None:
         "/grpc.reflection.",
     }
     routes = {_path(each["match"]): each["route"] for each in _routes(config) if "route" in each}
-    on_watch = {path: route for path, route in routes.items() if route["cluster"] == "grpc_watch"}
+    on_watch = {
+        path: route for path, route in routes.items() if route["cluster"] == "grpc_watch" and "priority" not in route
+    }
     assert on_watch.keys() == streams
     assert {route["timeout"] for route in on_watch.values()} == {"0s"}
     silences = {float(route["idle_timeout"].removesuffix("s")) for route in on_watch.values()}
@@ -146,6 +157,38 @@ def test_every_rest_route_limits_its_body_and_drops_what_the_transcoder_cannot_r
         assert ("envoy.filters.http.header_mutation" in filters) == rest
 
 
+def test_every_route_but_health_limits_its_clients() -> None:
+    """It is a property of a route, so a new one can miss it; and a probe must never be told that it asks too often."""
+    for route in _routes(yaml.safe_load(render(EdgeConfig()))):
+        limited = "envoy.filters.http.local_ratelimit" in route.get("typed_per_filter_config", {})
+        assert limited == ("health" not in _path(route["match"]).lower()), route["match"]
+
+
+def test_holders_of_seats_and_health_have_circuit_breakers_of_their_own() -> None:
+    config = yaml.safe_load(render(EdgeConfig()))
+    first = {_path(each["match"]) for each in _routes(config) if each.get("route", {}).get("priority") == "HIGH"}
+    native = "/com.traffic_tacos.reservation.v1.ReservationService/"
+    health = {"/health", "/actuator/health", "/actuator/health/liveness", "/actuator/health/readiness"}
+    held = {"/v1/reservations/(confirm|cancel|extend)"} | {
+        f"{native}{each}" for each in ("ConfirmReservation", "CancelReservation", "ExtendHold")
+    }
+    assert first == held | health | {"/grpc.health.v1.Health/"}
+
+
+def test_what_a_client_holds_it_can_confirm() -> None:
+    """In the same time it may confirm more than it may create."""
+    config = yaml.safe_load(render(EdgeConfig()))
+    creates, held = (
+        _bucket(next(_rate_limits(config, ending)))["fill_interval"] for ending in ("/CreateReservation", "ExtendHold")
+    )
+    assert float(held.removesuffix("s")) < float(creates.removesuffix("s"))
+
+
+def test_without_a_rate_nothing_is_limited() -> None:
+    for limit in _rate_limits(yaml.safe_load(render(EdgeConfig(rate_per_second=0)))):
+        assert limit["filter_enabled"]["default_value"]["numerator"] == 0
+
+
 def _validate(file: Path) -> subprocess.CompletedProcess[str]:
     command = [binary(), "--mode", "validate", "--log-level", "warning", "--config-path", str(file)]
     return subprocess.run(command, cwd=directory(), capture_output=True, text=True, timeout=30)
@@ -156,11 +199,32 @@ def _address(holder: Any) -> tuple[str, int]:
     return socket_address["address"], socket_address["port_value"]
 
 
-def _routes(config: Any) -> Iterator[Any]:
+def _manager(config: Any) -> Any:
     (chain,) = config["static_resources"]["listeners"][0]["filter_chains"]
     (manager,) = chain["filters"]
-    (host,) = manager["typed_config"]["route_config"]["virtual_hosts"]
+    return manager["typed_config"]
+
+
+def _routes(config: Any) -> Iterator[Any]:
+    (host,) = _manager(config)["route_config"]["virtual_hosts"]
     yield from host["routes"]
+
+
+def _rate_limits(config: Any, ending: str = "") -> Iterator[Any]:
+    """Of the routes whose path ends so."""
+    for route in _routes(config):
+        limit = route.get("typed_per_filter_config", {}).get("envoy.filters.http.local_ratelimit")
+        if limit is not None and _path(route["match"]).endswith(ending):
+            yield limit
+
+
+def _bucket(limit: Any) -> Any:
+    (descriptor,) = limit["descriptors"]
+    return descriptor["token_bucket"]
+
+
+def _thresholds(cluster: Any, priority: str) -> Any:
+    return next(each for each in cluster["circuit_breakers"]["thresholds"] if each["priority"] == priority)
 
 
 def _path(match: Any) -> str:

@@ -7,8 +7,14 @@ from typing import Any
 
 import pytest
 
-from reservation.domain.errors import IdempotencyInProgress, SeatUnavailable, ServiceUnavailable, UpstreamTimeout
-from reservation.flights import Flights, Landed
+from reservation.domain.errors import (
+    IdempotencyInProgress,
+    RateLimitExceeded,
+    SeatUnavailable,
+    ServiceUnavailable,
+    UpstreamTimeout,
+)
+from reservation.flights import MOST, Flights, Landed
 
 PATIENT, IMPATIENT, OUT_OF_TIME = float("inf"), 1e12, 0.0
 """As `until`: as long as it takes, less than that (though longer than any test), and up on arrival."""
@@ -200,3 +206,18 @@ async def test_a_failure_that_no_caller_is_left_to_hear_makes_no_noise() -> None
     gc.collect()
     await asyncio.sleep(0)
     assert complaints == []
+
+
+async def test_flights_that_nobody_waits_for_are_limited_and_equal_ones_still_join() -> None:
+    flights, command = Flights(), Command("sold")
+    for number in range(MOST):
+        with pytest.raises(UpstreamTimeout):
+            await flights.run(number, command, OUT_OF_TIME)
+    with pytest.raises(RateLimitExceeded):
+        await flights.run("another", command, PATIENT)
+    joining = asyncio.create_task(flights.run(0, command, PATIENT))
+    await asyncio.sleep(0)
+    command.release.set()
+    assert await joining == Landed("sold", joined=True)
+    await flights.drain()
+    assert (await flights.run("another", command, PATIENT)).result == "sold"
