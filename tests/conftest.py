@@ -3,10 +3,15 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from reservation.ministack import Ministack
 from tests.support.backends import BACKENDS, BackendReport
 from tests.support.dynamodb_local import dynamodb_local
+
+# A time limit for each example would fail on a busy machine, and say nothing of the code.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 _REPORT = pytest.StashKey[BackendReport]()
 
