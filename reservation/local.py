@@ -68,6 +68,7 @@ def welcome(stack: Stack) -> str:
     return f"""
 [bold]Traffic Tacos Reservation is up.[/bold] Ctrl-C stops it.
   REST  {stack.rest_url}/v1/reservations     gRPC  {stack.grpc_address}     AWS (emulated)  {stack.aws_url}
+  Swagger UI  {stack.rest_url}/swagger-ui.html
 
   curl -i{curl} {stack.rest_url}/v1/reservations -H 'Idempotency-Key: first-try' \\
     -d '{{"eventId":"{event}","quantity":2,"seatIds":["A-12","A-13"]}}'

@@ -116,8 +116,9 @@ async def test_a_demo_whose_step_fails_says_which_and_why_and_exits_1() -> None:
 
 async def test_local_welcomes_with_commands_that_work_as_they_stand() -> None:
     async with started(*LOCAL, **FREE_PORTS) as command:
-        await _up(command)
+        url = await _up(command)
         *curls, grpcurl = _commands(command.out)
+        assert f"{url}/swagger-ui.html" in "".join(command.out)
         for curl, seat_ids in zip(curls, ('["A-12","A-13"]', '["A-24","A-25","A-26"]'), strict=True):
             created = await _shell(curl)
             assert created.startswith("HTTP/1.1 201 ")
