@@ -14,7 +14,8 @@ RUN pip install --require-hashes --requirement build-requirements.txt \
     && python -m venv --without-pip /opt/reservation \
     && pip --python /opt/reservation install --require-hashes --requirement requirements.txt
 
-COPY pyproject.toml hatch_build.py README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
+COPY .ci/swagger_ui.py .ci/
 COPY envoy envoy
 COPY reservation reservation
 # The check fails if the pins lack what the service needs.
