@@ -177,4 +177,9 @@ _HEADERS_OUT: Mapping[str, Json] = {
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
         "example": "1",
     },
+    "Challenge": {
+        "description": "What is asked for, https://www.rfc-editor.org/rfc/rfc6750#section-3.",
+        "schema": {"type": "string", "pattern": "^Bearer"},
+        "example": "Bearer",
+    },
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from reservation.api.errors import Refusal, refusal_of
@@ -12,6 +13,7 @@ from reservation.domain.errors import (
     RateLimitExceeded,
     ReservationError,
     ServiceUnavailable,
+    Unauthenticated,
     UpstreamTimeout,
 )
 
@@ -55,13 +57,12 @@ def invalid(field: str, description: str) -> Failure:
 
 # Envoy's own answers, as envoy.yaml and edge.lua word them.
 NO_SUCH_PATH = Failure(404, "NOT_FOUND", "Resource not found")
-UNAUTHENTICATED = Failure(401, "UNAUTHENTICATED", "Authentication required")
 TOO_SLOW = Failure(408, "REQUEST_TIMEOUT", "Request was not received in time")
 TOO_LARGE = Failure(413, "PAYLOAD_TOO_LARGE", "Request body too large")
 TOO_MANY_HEADERS = Failure(431, "INVALID_REQUEST", "Request rejected")
 
 ANYWHERE = (
-    UNAUTHENTICATED,
+    of(Unauthenticated.missing()),
     of(Forbidden()),
     TOO_MANY_HEADERS,
     of(RateLimitExceeded()),
@@ -82,7 +83,7 @@ _MEANINGS = {
     409: "The state of things does not allow it",
     413: "The body is larger than 64 KiB",
     429: "Too many requests: retry after the time that is named",
-    431: "The headers are larger than 32 KiB, or more than 100",
+    431: "The headers are larger than 16 KiB, or more than 100",
     500: "A fault of the service; its log has more under the traceId",
     501: "Not by this deployment: its seats are another service's",
     503: "Nothing happened: retry",
@@ -126,6 +127,8 @@ def _response(status: int, failures: list[Failure]) -> Json:
     }
     if any(failure.retries for failure in failures):
         response["headers"] = {"retry-after": {"$ref": "#/components/headers/RetryAfter"}}
+    if status == HTTPStatus.UNAUTHORIZED:
+        response["headers"] = {"www-authenticate": {"$ref": "#/components/headers/Challenge"}}
     return response
 
 

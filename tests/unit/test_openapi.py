@@ -148,7 +148,7 @@ def test_everything_is_described() -> None:
 
 def test_the_codes_are_those_that_the_service_and_envoy_tell() -> None:
     envoys = (directory() / "envoy.yaml").read_text() + (directory() / "edge.lua").read_text()
-    told = set(re.findall(r"code: ([A-Z_]+)|\"([A-Z]+(?:_[A-Z]+)+|UNAUTHENTICATED|FORBIDDEN)\"", envoys))
+    told = set(re.findall(r"\bcode: ([A-Z_]+)|\"([A-Z]+(?:_[A-Z]+)+|UNAUTHENTICATED|FORBIDDEN)\"", envoys))
     codes = {a or b for a, b in told} | {error.code for error in _all_of(ReservationError)}
     assert set(DOCUMENT["components"]["schemas"]["Error"]["properties"]["error"]["properties"]["code"]["enum"]) == codes
 
