@@ -280,3 +280,26 @@ async def _events(answer: httpx.Response) -> AsyncIterator[dict[str, object]]:
         if line:
             assert line.startswith("data: ")
             yield json.loads(line.removeprefix("data: "))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"a!b": "1"}, {"$": "1"}, {"x-bin": "no base64"}, {"grpc-encoding": "x"}, {"grpc-timeout": "x"}],
+    ids=str,
+)
+@pytest.mark.parametrize("path", ["/v1/reservations/rsv_1", "/v1/reservations/rsv_1/watch", "/health"])
+async def test_a_header_that_grpc_knows_no_name_for_or_another_use_is_not_passed_on(
+    rest: httpx.AsyncClient, path: str, headers: dict[str, str]
+) -> None:
+    async with rest.stream("GET", path, headers=headers) as answer:
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("content_type", ["application/grpc", "application/grpc-web+proto"])
+@pytest.mark.parametrize("path", ["/v1/reservations/rsv_1", "/health", "/v1/reservations/rsv_1/watch"])
+async def test_what_calls_itself_grpc_and_is_no_post_is_unimplemented(
+    rest: httpx.AsyncClient, path: str, content_type: str
+) -> None:
+    """Clients of gRPC-Web read 404 so: https://grpc.github.io/grpc/core/md_doc_http-grpc-status-mapping.html."""
+    answer = await rest.get(path, headers={"content-type": content_type})
+    assert (answer.status_code, answer.headers.get("grpc-status")) in ((200, "12"), (404, None))
