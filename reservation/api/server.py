@@ -24,6 +24,8 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+_NAMES = ("", "readiness", "liveness")
+
 _LAST_NEWS_SECONDS = 0.1
 """How long it may take to tell a watcher that this process leaves."""
 
@@ -57,6 +59,11 @@ class _Servicer(HealthServicer):  # type: ignore[misc]  # it comes without types
     def __init__(self, leaving: asyncio.Event) -> None:
         super().__init__()
         self._leaving = leaving
+
+    async def List(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """grpcio leaves it out, and a method that is left out there fails as a crash does."""
+        states = {name: await self.Check(health_pb2.HealthCheckRequest(service=name), context) for name in _NAMES}
+        return health_pb2.HealthListResponse(statuses=states)
 
     async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802
         watch = asyncio.create_task(super().Watch(request, context))

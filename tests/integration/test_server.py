@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from tests.support.system import (
@@ -287,6 +287,16 @@ async def test_reflection_lists_and_describes_every_service(system: System) -> N
         ("grpc.reflection.v1alpha.ServerReflection", "rpc ServerReflectionInfo"),
     ):
         assert line in await _shell(f"grpcurl -plaintext {system.address} describe {symbol}")
+
+
+async def test_health_lists_its_names(system: System) -> None:
+    readiness = watch_health(system.channel, "readiness")
+    await becomes(readiness, health_pb2.HealthCheckResponse.SERVING)
+    readiness.cancel()
+    told = await health_pb2_grpc.HealthStub(system.channel).List(health_pb2.HealthListRequest())
+    serving = health_pb2.HealthCheckResponse.SERVING
+    listed = {name: state.status for name, state in told.statuses.items()}
+    assert listed == {"": serving, "liveness": serving, "readiness": serving}
 
 
 async def test_health_answers_for_each_of_its_names(system: System) -> None:
