@@ -101,10 +101,13 @@ def _read_csv(path: Path) -> tuple[Mapping[str, Any], Iterable[tuple[int, Mappin
     except UnicodeDecodeError as error:
         raise BadFile([Problem(0, "not UTF-8 text")]) from error
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    missing = [field for field in _FIELDS if field not in (reader.fieldnames or ())]
-    if missing:
-        raise BadFile([Problem(1, f"the header lacks {', '.join(missing)}")])
-    return {}, [(reader.line_num, row) for row in reader]
+    try:
+        missing = [field for field in _FIELDS if field not in (reader.fieldnames or ())]
+        if missing:
+            raise BadFile([Problem(1, f"the header lacks {', '.join(missing)}")])
+        return {}, [(reader.line_num, row) for row in reader]
+    except csv.Error as error:  # a field of more than 128 KiB, as a quote makes one that nothing closes
+        raise BadFile([Problem(reader.line_num + 1, f"not CSV: {error}")]) from error
 
 
 def _read_json(path: Path) -> tuple[Mapping[str, Any], Iterable[tuple[int, Mapping[str, Any]]]]:
@@ -174,10 +177,15 @@ def _time(given: Mapping[str, Any], name: str, problems: list[Problem]) -> int |
 
 def _seats(rows: Iterable[tuple[int, Mapping[str, Any]]], problems: list[Problem]) -> list[Seat]:
     hall = _Hall()
+    read = 0  # with those that are refused, so that a file of few lines cannot keep us busy for long
     for line, row in rows:
-        found = list(_row_problems(row)) or list(hall.add(list(_places(row)), line))
-        problems += (Problem(line, text) for text in found)
-        if len(hall.seats) > _MAX_SEATS:
+        if found := list(_row_problems(row)):
+            problems += (Problem(line, text) for text in found)
+            continue
+        places = list(_places(row))
+        problems += (Problem(line, text) for text in hall.add(places, line))
+        read += len(places)
+        if read > _MAX_SEATS:
             problems.append(Problem(line, f"more than {_MAX_SEATS} seats"))
             break
     return hall.seats

@@ -205,7 +205,7 @@ def events_import(
     try:
         found = catalog.read(file, event_id=event, name=name)
     except BadFile as error:
-        _err.print(f"[red]{file} was not imported: {len(error.problems)} problem(s)[/red]", soft_wrap=True)
+        _err.print(f"[red]{escape(str(file))} was not imported: {len(error.problems)} problem(s)[/red]", soft_wrap=True)
         for problem in error.problems[:100]:
             _err.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None

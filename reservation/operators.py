@@ -156,7 +156,7 @@ class Operators:
 
     async def retire_shard(self, name: str) -> bool:
         """Waits until nobody chooses it any more, and removes it if it is empty."""
-        self._out.print(f"waiting until no process can choose {name} any more ...")
+        self._out.print(f"waiting until no process can choose {name} any more ...", markup=False)
         try:
             removed = await retire(
                 self._leases,

@@ -4,6 +4,7 @@ import json
 import uuid
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 
 import grpc
 import pytest
@@ -176,3 +177,12 @@ async def test_a_dead_letter_that_is_no_json_is_shown_as_it_is(settings: Setting
         await dynamodb.call("PutItem", put)
         assert await Operators(settings, dynamodb, Console(file=out)).show_dead(broken.row.shard, broken.row.seq)
     assert "{[no json]" in out.getvalue()
+
+
+async def test_a_file_name_that_looks_like_markup_is_told_as_it_is(tmp_path: Path) -> None:
+    bad = tmp_path / "[" / "x].csv"
+    bad.parent.mkdir()
+    bad.write_text("nonsense")
+    refused = await ended("events", "import", str(bad))
+    assert refused.code == 1
+    assert "[/x].csv was not imported" in refused.err_words

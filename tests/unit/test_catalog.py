@@ -412,6 +412,18 @@ def test_a_csv_file_that_is_none_is_refused(
     assert problems_of(file(content), "evt_1") == [problem]
 
 
+def test_a_quote_that_nothing_closes_is_told_with_its_line(file: Callable[..., Path]) -> None:
+    ((line, text),) = problems_of(file(f'{HEADER}Floor,"{"x" * 131_073}\n'), "evt_1")
+    assert (line, text.startswith("not CSV: ")) == (2, True)
+
+
+def test_seats_that_are_refused_count_towards_what_is_read(file: Callable[..., Path]) -> None:
+    """Each line of the same 200,000 places takes as long as the first."""
+    lines = ["Pit,,,500,KRW,,,150000"] * 50
+    found = problems_of(file(WIDE + "\n".join(lines)), "evt_1")
+    assert found == [(3, "seat Pit-1 stands on line 2 already"), (3, "more than 200000 seats")]
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [
