@@ -9,8 +9,6 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from reservation import catalog, ministack
@@ -35,7 +33,6 @@ from tests.support.system import (
     hold,
     own_settings,
     refusal,
-    refusal_of,
     selling,
     serving,
     serving_only,
@@ -260,36 +257,6 @@ async def test_a_read_that_a_frozen_store_swallowed_did_nothing_and_may_be_retri
 
 # Hostile bytes
 
-_VALID = bytes(create_request(["A-1"], user_id="u", metadata=messages.ReservationMetadata(tags={"a": "b"})))
-_NEARLY_VALID = st.builds(
-    lambda start, length, junk: _VALID[:start] + junk + _VALID[start + length :],
-    st.integers(0, len(_VALID)),
-    st.integers(0, 8),
-    st.binary(max_size=8),
-)
-_OUR_WORDS = (
-    "bad request: ",
-    "Reservation not found",
-    "Event not found",
-    "Not implemented",
-    "Seat conflict: ",
-    "Sale conflict: ",
-    "Hold conflict: ",
-    "Reservation conflict: ",
-    "Idempotency conflict: ",
-)
-
-
-@given(raw=st.binary(max_size=200) | _NEARLY_VALID)
-@settings(max_examples=60, deadline=None)
-async def test_whatever_bytes_come_to_whatever_method_a_refusal_is_in_our_own_words(system: System, raw: bytes) -> None:
-    methods = (*SERVED, STREAM)
-    for refused in await asyncio.gather(*(_refused_or_not(system.channel, method, raw) for method in methods)):
-        if refused is not None:
-            assert refused.domain == ERROR_DOMAIN
-            assert refused.status not in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
-            assert refused.text.startswith(_OUR_WORDS)
-
 
 @pytest.mark.parametrize("raw", [b"\xff", b"\x0a\x01\xff"], ids=["no message", "no UTF-8"])
 @pytest.mark.parametrize(
@@ -387,11 +354,3 @@ async def _raw(channel: grpc.aio.Channel, method: str, raw: bytes) -> bytes:
 
 async def _refused_raw(channel: grpc.aio.Channel, method: str, raw: bytes) -> Refusal:
     return await refusal(_raw(channel, method, raw))
-
-
-async def _refused_or_not(channel: grpc.aio.Channel, method: str, raw: bytes) -> Refusal | None:
-    try:
-        await _raw(channel, method, raw)
-    except grpc.aio.AioRpcError as error:
-        return refusal_of(error)
-    return None
