@@ -44,12 +44,29 @@ end
 -- Values from the request are cut down to characters that need no escaping in JSON.
 local function envelope(code, message, request)
   local path = string.match(request:get("x-envoy-original-path") or request:get(":path") or "", "^[^?]*")
-  local traceparent = request:get("traceparent") or ""
-  local trace_id = #traceparent == 55 and string.sub(traceparent, 4, 35) or request:get("x-request-id") or ""
   return string.format(
     '{"error":{"code":"%s","message":"%s","timestamp":"%s","path":"%s","traceId":"%s"}}',
     code, message, os.date("!%Y-%m-%dT%H:%M:%SZ"),
-    (string.gsub(path, '[%c"\\]', "")), (string.gsub(trace_id, "[^%w%-_]", "")))
+    (string.gsub(path, '[%c"\\]', "")), string.sub(request:get("traceparent") or "", 4, 35))
+end
+
+local hex = function(digits) return string.rep("[0-9a-f]", digits) end
+-- https://www.w3.org/TR/trace-context/#traceparent-header
+local TRACEPARENT = "^" .. hex(2) .. "%-(" .. hex(32) .. ")%-(" .. hex(16) .. ")%-" .. hex(2) .. "$"
+local NO_TRACE, NO_PARENT = string.rep("0", 32), string.rep("0", 16)
+
+-- LuaJIT begins every worker with the same seed; the address of a new table is chance enough to tell them apart.
+math.randomseed(os.time() + tonumber(string.sub(tostring({}), 8), 16) % 4294967296)
+
+local function is_traceparent(value)
+  local trace_id, parent_id = string.match(value or "", TRACEPARENT)
+  return trace_id and trace_id ~= NO_TRACE and parent_id ~= NO_PARENT and string.sub(value, 1, 2) ~= "ff"
+end
+
+local function new_traceparent(sampled)
+  local part = function() return math.random(0, 4294967295) end
+  return string.format("00-%08x%08x%08x%08x-%08x%08x-%s", part(), part(), part(), part(), part(), part(),
+    math.random() < sampled and "01" or "00")
 end
 
 -- Touches neither body nor trailers: a stream keeps streaming.
@@ -98,6 +115,14 @@ local function fail(handle)
   if error_body then
     body:setBytes(error_body)
     headers:replace("content-length", tostring(#error_body))
+  end
+end
+
+-- Every request has a trace from here on, so that answers, log lines, spans and events tell of it by one id.
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  if not is_traceparent(headers:get("traceparent")) then
+    headers:replace("traceparent", new_traceparent(handle:filterContext():get("sampled") or 0))
   end
 end
 

@@ -4,9 +4,10 @@ import os
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +17,7 @@ import structlog
 
 from reservation.api.inventory import InventoryHandlers, inventory_service
 from reservation.api.limits import Limits
+from reservation.api.outcomes import Outcomes
 from reservation.api.reservations import ReservationHandlers, reservation_service
 from reservation.api.server import Health, build
 from reservation.audience import PER_PROCESS, Audience
@@ -30,6 +32,7 @@ from reservation.aws.client import AwsClient
 from reservation.aws.errors import AwsError
 from reservation.aws.session import AwsConfig, Service, connect
 from reservation.background.bus import Bus, BusCheck
+from reservation.background.dead_letters import DeadLetters
 from reservation.background.expiry import Expiry
 from reservation.background.leader import Leader
 from reservation.background.loops import Loops
@@ -37,6 +40,7 @@ from reservation.background.readiness import Readiness
 from reservation.background.recovery import Recovery
 from reservation.background.relay import Relay
 from reservation.clock import Clock
+from reservation.domain.model import Reservation
 from reservation.dynamodb.halls import Halls
 from reservation.dynamodb.leases import LeaseTable
 from reservation.dynamodb.outbox import Outbox
@@ -54,6 +58,11 @@ from reservation.inventory.saga import RemoteSales
 from reservation.inventory.token import TokenFile
 from reservation.service import Policy, Reservations, new_op_id
 from reservation.settings import Settings
+from reservation.telemetry import exposition
+from reservation.telemetry.gauges import Gauges
+from reservation.telemetry.logs import pseudonyms
+from reservation.telemetry.metrics import Metrics
+from reservation.telemetry.traces import INVENTORY_STEPS, STORE_STEPS, NoTraces, Traces
 from reservation.tls import BadCertificate, KeyPair, ServerCertificate, channel_credentials
 from reservation.watches import Watches
 
@@ -69,9 +78,10 @@ class StartError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A service that takes requests on `grpc_port`."""
+    """A service that takes requests on `grpc_port`, and tells of itself on `metrics_port`."""
 
     grpc_port: int
+    metrics_port: int
 
 
 def tables_of(settings: Settings) -> Tables:
@@ -110,6 +120,8 @@ def edge_config_of(settings: Settings) -> EdgeConfig:
         rate_burst=settings.edge_rate_burst,
         trusted_hops=settings.edge_trusted_hops,
         max_concurrent_rpcs=settings.max_concurrent_rpcs,
+        metrics_port=settings.metrics_port,
+        sampling=settings.otel_traces_sampler_arg,
     )
 
 
@@ -128,19 +140,28 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
 
     Raises StartError, and LoopDied when a loop dies: it interrupts the block. Shutting down, in this order: not ready,
     watches end, no new requests, those under way finish, commands whose callers left finish, loops stop, leases are
-    handed over, connections close.
+    handed over, connections close, spans that are left are sent.
     """
     _require_authentication(settings)
     credentials = _server_credentials(settings)
     async with AsyncExitStack() as closing:
         keyring = _keyring(settings, closing)
-        clients = await _connect(settings, closing)
-        bus = BusCheck(_events(settings, clients), settings.eventbridge_bus_name)
+        telemetry = _telemetry(settings)
+        closing.push_async_callback(telemetry.traces.close)
+        metrics_port = await closing.enter_async_context(_exposition(settings, telemetry))
+        clients = await _connect(settings, closing, telemetry)
+        bus = BusCheck(_events(settings, clients, telemetry), settings.eventbridge_bus_name)
         if await bus.check() is Bus.MISSING:
             raise StartError(f"{bus.problem} (EVENTBRIDGE_BUS_NAME): events sent to it would vanish")
         clock = Clock(lambda: clients.requests.server_date, offset=clock_offset)
         loops = Loops()
-        parts = _Parts(settings, clients, clock, bus, loops, remote_inventory(settings, closing))
+        remote = remote_inventory(
+            settings,
+            closing,
+            interceptors=telemetry.traces.client_interceptors(),
+            asked=telemetry.metrics.asked_elsewhere,
+        )
+        parts = _Parts(settings, clients, clock, bus, loops, remote, telemetry)
         use_cases = parts.use_cases(clients.requests)
         watches = Watches(use_cases.reservations, parts.audience, clock, max_clock_skew=parts.policy.max_clock_skew)
         health = Health()
@@ -159,6 +180,7 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         log.info(
             "serving",
             grpc_port=port,
+            metrics_port=metrics_port,
             worker_id=parts.background.worker_id,
             inventory=settings.grpc_client_inventory_service_address or "embedded",
             tls="off" if settings.tls_cert_file is None else "mutual" if settings.tls_client_ca_file else "on",
@@ -173,9 +195,11 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         # Over connections of their own: at the peak of a sale holds must end on time.
         for name, loop in parts.work_of(parts.use_cases(clients.loops)).items():
             loops.start(loop, name=name)
+        for name, loop in parts.looks().items():
+            loops.start(loop, name=name)
         try:
             async with loops.watched():
-                yield Running(port)
+                yield Running(port, metrics_port)
         finally:
             await health.leave()
             parts.audience.close()  # or the server would wait for watches, which have no end of their own
@@ -196,20 +220,74 @@ class _Clients:
     events: AwsClient
 
 
-async def _connect(settings: Settings, closing: AsyncExitStack) -> _Clients:
-    config = aws_config_of(settings)
+@dataclass(frozen=True, slots=True)
+class _Telemetry:
+    """What is told of this process, and the name by which it is told of and known in the leases table."""
+
+    worker_id: str
+    metrics: Metrics
+    traces: Traces | NoTraces
+    outcomes: Outcomes
+
+    def moved(self, before: Reservation | None, after: Reservation) -> None:
+        self.metrics.moved(before.status.value if before is not None else None, after.status.value)
+
+
+def _telemetry(settings: Settings) -> _Telemetry:
+    worker_id, metrics = new_worker_id(), Metrics()
+    traces: Traces | NoTraces = NoTraces()
+    if settings.otel_exporter_otlp_endpoint is not None:
+        traces = Traces(
+            settings.otel_exporter_otlp_endpoint,
+            settings.otel_traces_sampler_arg,
+            version=_version(),
+            instance=worker_id,
+        )
+    outcomes = Outcomes(
+        metrics,
+        pseudonym=pseudonyms(settings.log_user_key.get_secret_value()),
+        lines_per_second=settings.log_access_per_second,
+    )
+    return _Telemetry(worker_id, metrics, traces, outcomes)
+
+
+@asynccontextmanager
+async def _exposition(settings: Settings, telemetry: _Telemetry) -> AsyncIterator[int]:
+    info = {"version": _version(), "commit": settings.git_commit}
+    async with AsyncExitStack() as closing:
+        try:
+            serving = exposition.serving(telemetry.metrics.registry, info, port=settings.metrics_port)
+            port = await closing.enter_async_context(serving)
+        except OSError as error:
+            raise StartError(f"cannot listen on port {settings.metrics_port} (METRICS_PORT): {error}") from error
+        yield port
+
+
+def _version() -> str:
+    try:
+        return metadata.version("traffic-tacos-reservation")
+    except metadata.PackageNotFoundError:
+        return "unknown"  # it runs from a folder
+
+
+async def _connect(settings: Settings, closing: AsyncExitStack, telemetry: _Telemetry) -> _Clients:
+    config, trace = aws_config_of(settings), telemetry.traces.aws
 
     async def client(service: Service, endpoint: str | None, pool_size: int) -> AwsClient:
-        connected = await connect(config, service, endpoint_url=endpoint, pool_size=pool_size)
+        connected = await connect(config, service, endpoint_url=endpoint, pool_size=pool_size, trace=trace)
         closing.push_async_callback(connected.close)
         return connected
 
-    return _Clients(
+    clients = _Clients(
         requests=await client("dynamodb", settings.dynamodb_endpoint, 64),
         loops=await client("dynamodb", settings.dynamodb_endpoint, 32),
         leases=await client("dynamodb", settings.dynamodb_endpoint, 4),
         events=await client("events", settings.eventbridge_endpoint, 32),
     )
+    of_dynamodb = {"requests": clients.requests, "loops": clients.loops, "leases": clients.leases}
+    telemetry.metrics.aws_clients("dynamodb", of_dynamodb)
+    telemetry.metrics.aws_clients("eventbridge", {"events": clients.events})
+    return clients
 
 
 def _require_authentication(settings: Settings) -> None:
@@ -268,11 +346,13 @@ def new_worker_id() -> str:
     return f"{host[:63]}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
-def _events(settings: Settings, clients: _Clients) -> EventBridge:
-    return EventBridge(clients.events, settings.eventbridge_bus_name)
+def _events(settings: Settings, clients: _Clients, telemetry: _Telemetry) -> EventBridge:
+    return EventBridge(clients.events, settings.eventbridge_bus_name, around=telemetry.traces.publishing)
 
 
-def _background(settings: Settings, clients: _Clients, clock: Clock, bus: BusCheck, loops: Loops) -> _Background:
+def _background(
+    settings: Settings, clients: _Clients, clock: Clock, bus: BusCheck, loops: Loops, telemetry: _Telemetry
+) -> _Background:
     tables = tables_of(settings)
     leases = LeaseTable(clients.leases, tables.leases, lease_seconds=settings.lease_seconds)
 
@@ -282,10 +362,9 @@ def _background(settings: Settings, clients: _Clients, clock: Clock, bus: BusChe
         for shard in gained:
             relay.gained(shard)
 
-    worker_id = new_worker_id()
     leader = Leader(
         leases,
-        worker_id=worker_id,
+        worker_id=telemetry.worker_id,
         lease_seconds=settings.lease_seconds,
         shard_count=settings.shards,
         monotonic=time.monotonic,
@@ -296,12 +375,14 @@ def _background(settings: Settings, clients: _Clients, clock: Clock, bus: BusChe
     )
     relay = Relay(
         Outbox(clients.loops, tables.outbox),
-        _events(settings, clients),
-        may_work_on=lambda shard: bus.may_publish and leader.may_work_on(shard),
+        _events(settings, clients, telemetry),
+        may_work_on=leader.may_work_on,
+        may_publish=lambda: bus.may_publish,
         now=clock.now,
         start=loops.start,
+        on_accepted=telemetry.metrics.delivered,
     )
-    return _Background(worker_id, leader, relay)
+    return _Background(telemetry.worker_id, leader, relay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,16 +400,22 @@ class _UseCases:
         await self.reservations.drain()
 
 
-def remote_inventory(settings: Settings, closing: AsyncExitStack) -> RemoteInventory | None:
+def remote_inventory(
+    settings: Settings,
+    closing: AsyncExitStack,
+    *,
+    interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+    asked: Callable[[str, str, float], None] = lambda service, method, seconds: None,
+) -> RemoteInventory | None:
     """Closed with `closing`. None: this service keeps the seats itself. Raises StartError."""
     address = settings.grpc_client_inventory_service_address
     if address is None:
         return None
-    channel = _channel(settings, address)
+    channel = _channel(settings, address, interceptors)
     closing.push_async_callback(channel.close)
     breaker = Breaker(settings.grpc_client_inventory_service_failure_rate_threshold, monotonic=time.monotonic)
     timeout, token = settings.grpc_client_inventory_service_timeout, _inventory_token(settings)
-    return RemoteInventory(channel, breaker, timeout=timeout, token=token)
+    return RemoteInventory(channel, breaker, timeout=timeout, token=token, asked=asked)
 
 
 def _inventory_token(settings: Settings) -> TokenFile | None:
@@ -339,16 +426,16 @@ def _inventory_token(settings: Settings) -> TokenFile | None:
         raise StartError(f"GRPC_CLIENT_INVENTORY_SERVICE_TOKEN_FILE={path}: {error}") from error
 
 
-def _channel(settings: Settings, address: str) -> grpc.aio.Channel:
+def _channel(settings: Settings, address: str, interceptors: Sequence[grpc.aio.ClientInterceptor]) -> grpc.aio.Channel:
     ca = settings.grpc_client_inventory_service_ca_file
     if ca is None:
-        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS, interceptors=interceptors)
     pair = _key_pair(settings.grpc_client_inventory_service_cert_file, settings.grpc_client_inventory_service_key_file)
     try:
         credentials = channel_credentials(ca, pair)
     except BadCertificate as error:
         raise StartError(f"{error} (GRPC_CLIENT_INVENTORY_SERVICE_CA_FILE, _CERT_FILE, _KEY_FILE)") from error
-    return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS, interceptors=interceptors)
 
 
 class _Parts:
@@ -362,14 +449,17 @@ class _Parts:
         bus: BusCheck,
         loops: Loops,
         remote: RemoteInventory | None,
+        telemetry: _Telemetry,
     ) -> None:
         self.settings = settings
         self.tables = tables_of(settings)
         self.clock = clock
         self.policy = _policy(settings)
-        self.background = _background(settings, clients, clock, bus, loops)
+        self.telemetry = telemetry
+        self.background = _background(settings, clients, clock, bus, loops, telemetry)
         self.halls = Halls(clients.loops, self.tables.inventory, now=clock.now)
         self.audience = Audience()
+        self.outbox = Outbox(clients.loops, self.tables.outbox)
         self._remote = remote
 
     def use_cases(self, client: AwsClient) -> _UseCases:
@@ -388,9 +478,12 @@ class _Parts:
             key_window=self._key_window,
             event_written=self.background.relay.nudge,
             changed=self.audience.notice,
+            moved=self.telemetry.moved,
         )
-        reservations = Reservations(store, inventory, self.policy, self.clock, leader.shard_for)
-        return _UseCases(reservations, inventory, Holds(reservations, store, self.policy, self.clock))
+        drawn = self.telemetry.traces.steps(store, STORE_STEPS)
+        facts = self.telemetry.traces.steps(inventory, INVENTORY_STEPS)
+        reservations = Reservations(drawn, facts, self.policy, self.clock, leader.shard_for)
+        return _UseCases(reservations, inventory, Holds(reservations, drawn, self.policy, self.clock))
 
     def _from_elsewhere(self, client: AwsClient, remote: RemoteInventory) -> _UseCases:
         records = DynamoSagas(
@@ -400,7 +493,14 @@ class _Parts:
             key_window=self._key_window,
             event_written=self.background.relay.nudge,
         )
-        sagas = RemoteSales(records, remote, now=self.clock.now, new_op_id=new_op_id, changed=self.audience.notice)
+        sagas = RemoteSales(
+            self.telemetry.traces.steps(records, STORE_STEPS),
+            remote,
+            now=self.clock.now,
+            new_op_id=new_op_id,
+            changed=self.audience.notice,
+            moved=self.telemetry.moved,
+        )
         shard_for = self.background.leader.shard_for
         return _UseCases(Reservations(sagas, remote, self.policy, self.clock, shard_for), sagas=sagas)
 
@@ -409,16 +509,19 @@ class _Parts:
         return self.settings.idempotency_ttl_seconds * 1000
 
     def services(self, use_cases: _UseCases, watches: Watches, access: Access) -> list[grpc.GenericRpcHandler]:
-        max_seats, limits = self.policy.max_seats, _limits(self.settings)
+        max_seats, limits, outcomes = self.policy.max_seats, _limits(self.settings), self.telemetry.outcomes
         handlers = None
         if use_cases.inventory is not None and use_cases.holds is not None:
             availability = Availability(use_cases.inventory, self.clock)
             handlers = InventoryHandlers(availability, use_cases.holds, max_seats=max_seats)
         return [
-            reservation_service(
-                ReservationHandlers(use_cases.reservations, watches, max_seats=max_seats), access, limits
-            ),
-            inventory_service(handlers, access, limits),
+            self.telemetry.traces.serving(service)
+            for service in (
+                reservation_service(
+                    ReservationHandlers(use_cases.reservations, watches, max_seats=max_seats), access, limits, outcomes
+                ),
+                inventory_service(handlers, access, limits, outcomes),
+            )
         ]
 
     def work_of(self, use_cases: _UseCases) -> dict[str, Coroutine[None, None, None]]:
@@ -430,6 +533,7 @@ class _Parts:
             may_work_on=leader.may_work_on,
             now=self.clock.now,
             clock_trusted=self.clock.trusted,
+            settled=self.telemetry.metrics.expired,
         )
         if use_cases.sagas is None:
             return {"expiry": expiry.run()}
@@ -441,6 +545,25 @@ class _Parts:
             clock_trusted=self.clock.trusted,
         )
         return {"expiry": expiry.run(), "recovery": recovery.run()}
+
+    def looks(self) -> dict[str, Coroutine[None, None, None]]:
+        """The loops that see for operators how things are."""
+        metrics, leader, relay, remote = (
+            self.telemetry.metrics,
+            self.background.leader,
+            self.background.relay,
+            self._remote,
+        )
+        gauges = Gauges(
+            metrics,
+            shards_held=lambda: len(leader.held),
+            oldest_event=lambda: relay.oldest_age,
+            watches=lambda: len(self.audience),
+            circuit=(lambda: remote.circuit) if remote is not None else None,
+        )
+        found = metrics.gauge("outbox_dead_letters", "Dead letters of the shards that this process works on.")
+        dead = DeadLetters(self.outbox, held_shards=lambda: leader.held, found=found)
+        return {"gauges": gauges.run(), "loop lag": metrics.watch_loop(), "dead letters": dead.run()}
 
 
 def _policy(settings: Settings) -> Policy:

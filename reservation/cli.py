@@ -113,7 +113,9 @@ def run_local(
 def run_demo() -> None:
     """Play a scripted sale against a whole system on free ports; exit 1 if any step is not as it should be."""
     settings = _settings(log_level="WARNING").model_copy(
-        update={"server_port": 0, "grpc_server_port": 0, "bind_host": "127.0.0.1", "jwt_issuer_uri": None} | _PLAIN_TEXT
+        update=dict.fromkeys(("server_port", "grpc_server_port", "metrics_port"), 0)
+        | {"bind_host": "127.0.0.1", "jwt_issuer_uri": None}
+        | _PLAIN_TEXT
     )
 
     async def main() -> bool:

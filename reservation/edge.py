@@ -46,6 +46,8 @@ class EdgeConfig:
     means any free one. Each of `grpc_ports` is one process of the service, which runs `max_concurrent_rpcs` at most.
     `rate_per_second` creates, and `rate_burst` at once, may come from one address; 0 of them: any number, of anything.
     `trusted_hops`: how many load balancers stand before Envoy.
+    `metrics_port` is one process's listener for operators. `sampling`: the part of the requests without a traceparent
+    whose trace is recorded, from 0 to 1.
     """
 
     bind_host: str = "127.0.0.1"
@@ -60,6 +62,8 @@ class EdgeConfig:
     listener_tls: ListenerTls | None = None
     upstream_tls: UpstreamTls | None = None
     cors_origins: tuple[str, ...] = ()
+    metrics_port: int = 8012
+    sampling: float = 0.01
 
     def secret_files(self) -> dict[str, str]:
         """Name and content of the files by which Envoy finds its certificates; none without TLS."""
@@ -142,6 +146,8 @@ def _values(config: EdgeConfig, secrets: Path) -> dict[str, str]:
         "SERVER_PORT": str(config.port),
         "GRPC_SERVER_PORT": f"[{', '.join(endpoints)}]",
         "ENVOY_ADMIN_PORT": str(config.admin_port),
+        "METRICS_PORT": str(config.metrics_port),
+        "OTEL_TRACES_SAMPLER_ARG": f"{config.sampling:.6f}".rstrip("0").rstrip("."),
         **_limit_values(config),
         **_tls_values(config.listener_tls, config.upstream_tls, secrets),
         "CORS_ALLOWED_ORIGINS": json.dumps([{"exact": origin} for origin in config.cors_origins]),

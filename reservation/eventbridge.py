@@ -2,11 +2,11 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from reservation.aws.client import AwsClient
+from reservation.aws.client import AwsClient, Calling
 from reservation.aws.errors import AwsError, TransportError, retry_class
 
 SOURCE = "reservation-api"
@@ -73,13 +73,25 @@ class Refused:
 Outcome = Accepted | Retry | Refused
 
 
-class EventBridge:
-    """Publishes to one bus. `timeout`: seconds for each call."""
+Publishing = Callable[[Sequence[Publishable], Callable[[], Calling]], Calling]
 
-    def __init__(self, client: AwsClient, bus: str, *, timeout: float = 3.0) -> None:
+
+class EventBridge:
+    """Publishes to one bus. `timeout`: seconds for each call. `around` is given each PutEvents
+    and what calls it, and gives what is awaited in its place."""
+
+    def __init__(
+        self,
+        client: AwsClient,
+        bus: str,
+        *,
+        timeout: float = 3.0,
+        around: Publishing = lambda events, put: put(),
+    ) -> None:
         self._client = client
         self._bus = bus
         self._timeout = timeout
+        self._around = around
 
     async def put(self, events: Sequence[Publishable]) -> list[Outcome]:
         """One try of one call with 1 to 10 events: what became of each, in their order.
@@ -91,7 +103,10 @@ class EventBridge:
             {"EventBusName": self._bus, "Source": SOURCE, "DetailType": event.type, "Detail": event.detail}
             for event in events
         ]
-        answer = await self._client.call("PutEvents", {"Entries": entries}, timeout=self._timeout, attempts=1)
+        answer = await self._around(
+            events,
+            lambda: self._client.call("PutEvents", {"Entries": entries}, timeout=self._timeout, attempts=1),
+        )
         results = answer.get("Entries") or []
         if len(results) != len(entries):
             raise TransportError("BadResponse", f"{len(results)} results for {len(entries)} entries", 200)

@@ -54,7 +54,12 @@ async def running(
         service = await stack.enter_async_context(app.running(settings))
         envoy = await stack.enter_async_context(
             edge.running(
-                replace(envoy_config, grpc_ports=(service.grpc_port,), admin_port=admin_port),
+                replace(
+                    envoy_config,
+                    grpc_ports=(service.grpc_port,),
+                    admin_port=admin_port,
+                    metrics_port=service.metrics_port,
+                ),
                 graceful=True,
             )
         )

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from reservation import app
-from reservation.audit.promises import Graces
+from reservation.audit.promises import Graces, Snapshot
 from reservation.audit.queue import EventQueue
 from reservation.audit.reading import Audit
 from reservation.aws.client import AwsClient
@@ -198,11 +199,7 @@ class Operators:
             snapshot, broken = await audit.run()
         for finding in broken:
             self._out.print(f"{finding.kind}: {finding.subject} {finding.text}", markup=False, soft_wrap=True)
-        read = (
-            f"{len(snapshot.reservations)} reservations, {len(snapshot.seats)} seats, {len(snapshot.orders)} orders, "
-            f"{len(snapshot.outbox)} events waiting, {len(snapshot.dead)} dead letters"
-        )
-        self._out.print(f"{len(broken)} broken of: {read}" if broken else f"clean: {read}", soft_wrap=True)
+        self._out.print(f"{'clean' if not broken else f'{len(broken)} broken of'}: {_read(snapshot)}", soft_wrap=True)
         return not broken
 
     def _now(self) -> int:
@@ -251,6 +248,17 @@ def _described(event: Event) -> Iterator[tuple[str, str]]:
 
 def _time(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(sep=" ", timespec="seconds")
+
+
+def _read(snapshot: Snapshot) -> str:
+    """How much was looked at."""
+    statuses = Counter(each.status.value for each in snapshot.reservations.values())
+    listed = "".join(f", {count} {status}" for status, count in sorted(statuses.items()))
+    return (
+        f"{len(snapshot.reservations)} reservations{f' ({listed[2:]})' if listed else ''}, "
+        f"{len(snapshot.seats)} seats, {len(snapshot.orders)} orders, "
+        f"{len(snapshot.outbox)} events waiting, {len(snapshot.dead)} dead letters"
+    )
 
 
 def _table(*headings: str) -> Table:

@@ -9,6 +9,7 @@ from pydantic import (
     AliasChoices,
     BeforeValidator,
     Field,
+    SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -88,6 +89,7 @@ class Settings(BaseSettings):
     bind_host: str = "127.0.0.1"
     server_port: Port = 8010
     grpc_server_port: Port = 8011
+    metrics_port: Port = 8012
 
     # PEM files. The gRPC port speaks TLS if it has a certificate, and asks for one if it has a CA.
     tls_cert_file: Path | None = None
@@ -157,6 +159,17 @@ class Settings(BaseSettings):
     edge_rate_burst: int = Field(default=300, ge=1, le=1_000_000)
     edge_trusted_hops: int = Field(default=0, ge=0, le=10)
 
+    otel_exporter_otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://[^\s/]+/?$")
+    otel_traces_sampler_arg: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        validation_alias=AliasChoices("otel_traces_sampler_arg", "management_tracing_sampling_probability"),
+    )
+    git_commit: str = "unknown"
+
+    log_access_per_second: int = Field(default=100, ge=0)
+    log_user_key: SecretStr = SecretStr("")
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Upper] = "INFO"
     log_format: Literal["auto", "json", "console"] = "auto"
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from reservation import tracecontext
 from reservation.auth.caller import Caller
 from reservation.domain.errors import MissingIdempotencyKey
 
@@ -42,13 +43,14 @@ class Call:
         remaining = context.time_remaining()
         original_path = metadata.get("x-envoy-original-path")
         traceparent = metadata.get("traceparent", "")
+        if not tracecontext.is_well_formed(traceparent):
+            traceparent = tracecontext.new()
         return cls(
             until=time.monotonic() + (MAX_SECONDS if remaining is None else min(remaining, MAX_SECONDS)),
             via_edge="x-edge" in metadata,
             path=original_path.split("?", 1)[0] if original_path is not None else None,
             traceparent=traceparent,
-            # https://www.w3.org/TR/trace-context/#traceparent-header: version-traceid-parentid-flags
-            trace_id=traceparent[3:35] if len(traceparent) == 55 else metadata.get("x-request-id", "")[:64],
+            trace_id=tracecontext.trace_id(traceparent),
             idempotency_key=metadata.get("idempotency-key", ""),
             authorization=metadata.get("authorization", "") if len(metadata) == len(received) else _joined(received),
         )

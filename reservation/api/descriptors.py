@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 import betterproto2
+from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError
@@ -46,6 +47,14 @@ def wire_class(name: str) -> Any:
     """protobuf's own class of one of this package's messages: twenty times faster than betterproto2's, for answers with
     hundreds of parts."""
     return message_factory.GetMessageClass(pool().FindMessageTypeByName(f"{PACKAGE}.{name}"))
+
+
+def rest_route(service: str, method: str) -> tuple[str, str]:
+    """HTTP method and path template of an rpc by the full name of its service; both empty if REST has none."""
+    options = pool().FindServiceByName(service).methods_by_name[method].GetOptions()
+    rule = options.Extensions[annotations_pb2.http]
+    http_method = rule.WhichOneof("pattern") or ""
+    return http_method.upper(), getattr(rule, http_method) if http_method else ""
 
 
 def decoder(message_class: type[M]) -> Callable[[bytes], M]:

@@ -5,6 +5,7 @@ import grpc
 from reservation.api import convert, validation
 from reservation.api.call import Call
 from reservation.api.limits import Limits, Priority
+from reservation.api.outcomes import Outcomes
 from reservation.api.pages import Pages
 from reservation.api.registration import Answer, Handler, Method, service
 from reservation.api.reservations import unimplemented
@@ -61,7 +62,9 @@ class InventoryHandlers:
         return Answer(convert.released(await self._holds.release(convert.release_command(request), call.until)))
 
 
-def inventory_service(handlers: InventoryHandlers | None, access: Access, limits: Limits) -> grpc.GenericRpcHandler:
+def inventory_service(
+    handlers: InventoryHandlers | None, access: Access, limits: Limits, outcomes: Outcomes | None = None
+) -> grpc.GenericRpcHandler:
     """`handlers`: none where the seats are another service's.
 
     The commands are for services that sell from this inventory: a customer could sell a seat without paying.
@@ -91,4 +94,5 @@ def inventory_service(handlers: InventoryHandlers | None, access: Access, limits
         ],
         access,
         limits,
+        outcomes,
     )

@@ -14,18 +14,24 @@ from typing import Any, TypeVar
 import betterproto2
 import grpc
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from reservation.api.call import Call
 from reservation.api.descriptors import PACKAGE, decoder
-from reservation.api.errors import refusal_of
+from reservation.api.errors import Refusal, refusal_of
 from reservation.api.limits import Limits, Priority, require_time
+from reservation.api.outcomes import Outcomes, Report
 from reservation.auth.access import Access
 from reservation.auth.caller import Right
 from reservation.domain.errors import Unauthenticated
+from reservation.tracecontext import span_id
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
+
+_LEFT = ("CANCELLED", grpc.StatusCode.CANCELLED, 499)
+"""How a call ends whose caller has left; no one reads the HTTP status."""
 
 _SECRET_FIELDS = ("reservation_token", "payment_intent_id", "idempotency_key")
 _SECRET_LENGTH = 4
@@ -45,13 +51,15 @@ Handler = Callable[[Any, Call], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One rpc, for callers that have `right`. `handler` takes a decoded message of type `request`."""
+    """One rpc, for callers that have `right`. `handler` takes a decoded message of type `request`. `success`: the HTTP
+    status of its answers."""
 
     name: str
     request: type[betterproto2.Message]
     handler: Handler
     right: Right
     priority: Priority = Priority.NEW
+    success: int = 200
 
 
 StreamHandler = Callable[[Any, Call], AsyncGenerator[betterproto2.Message]]
@@ -71,16 +79,23 @@ class Stream:
     priority: Priority = Priority.NEW
 
 
-def service(name: str, methods: Iterable[Method | Stream], access: Access, limits: Limits) -> grpc.GenericRpcHandler:
-    """`access` says who may call them, `limits` how much."""
-    handlers = {method.name: _rpc_handler(method, access, limits) for method in methods}
-    return grpc.method_handlers_generic_handler(f"{PACKAGE}.{name}", handlers)
+def service(
+    name: str,
+    methods: Iterable[Method | Stream],
+    access: Access,
+    limits: Limits,
+    outcomes: Outcomes | None = None,
+) -> grpc.GenericRpcHandler:
+    """`access` says who may call them, `limits` how much; `outcomes` hears how each call ended."""
+    heard, full_name = outcomes or Outcomes(), f"{PACKAGE}.{name}"
 
+    def rpc_handler(method: Method | Stream) -> grpc.RpcMethodHandler:
+        report = heard.reports(full_name, method.name, stream=isinstance(method, Stream))
+        if isinstance(method, Stream):
+            return grpc.unary_stream_rpc_method_handler(_stream(method, access, limits, report))
+        return grpc.unary_unary_rpc_method_handler(_unary(method, access, limits, report))
 
-def _rpc_handler(method: Method | Stream, access: Access, limits: Limits) -> grpc.RpcMethodHandler:
-    if isinstance(method, Stream):
-        return grpc.unary_stream_rpc_method_handler(_stream(method, access, limits))
-    return grpc.unary_unary_rpc_method_handler(_unary(method, access, limits))
+    return grpc.method_handlers_generic_handler(full_name, {method.name: rpc_handler(method) for method in methods})
 
 
 def _admission(method: Method | Stream, access: Access, limits: Limits) -> Callable[[bytes, Call], Awaitable[Any]]:
@@ -101,54 +116,64 @@ def _admission(method: Method | Stream, access: Access, limits: Limits) -> Calla
     return admit
 
 
-def _unary(method: Method, access: Access, limits: Limits) -> Callable[[bytes, Any], Awaitable[bytes]]:
+def _unary(method: Method, access: Access, limits: Limits, report: Report) -> Callable[[bytes, Any], Awaitable[bytes]]:
     admit, gate = _admission(method, access, limits), limits.gate(method.priority)
 
     async def handle(raw: bytes, context: Any) -> bytes:
         started = time.monotonic()
-        call = Call.of(context)
+        call = _begun(method.name, context)
+        request = answer = None
         try:
             with gate:
-                answer = await method.handler(await admit(raw, call), call)
+                request = await admit(raw, call)
+                answer = await method.handler(request, call)
                 encoded = bytes(answer.message)
+            if answer.headers:
+                await context.send_initial_metadata(answer.headers)
+        except asyncio.CancelledError:
+            report(call, *_LEFT, _about(request), started)
+            raise
         except Exception as error:
-            await _refuse(method, call, error, context, started, raw)
+            refusal = _refused(method, error, raw, context)
+            report(call, refusal.error.code, refusal.rule.status, refusal.rule.http, _about(request), started)
+            await context.abort(refusal.rule.status, refusal.error.text, refusal.trailing_metadata(call))
             raise AssertionError("abort raises") from None
-        if answer.headers:
-            await context.send_initial_metadata(answer.headers)
-        _log(method, call, "OK", started)
+        report(call, "OK", grpc.StatusCode.OK, method.success, _about(request) or _about(answer.message), started)
         return encoded
 
     return handle
 
 
-def _stream(stream: Stream, access: Access, limits: Limits) -> Callable[[bytes, Any], Awaitable[None]]:
+def _stream(stream: Stream, access: Access, limits: Limits, report: Report) -> Callable[[bytes, Any], Awaitable[None]]:
     admit, gate = _admission(stream, access, limits), limits.gate(stream.priority)
 
-    async def encoded(raw: bytes, call: Call) -> AsyncGenerator[bytes]:
+    async def encoded(raw: bytes, call: Call, about: list[str]) -> AsyncGenerator[bytes]:
         gate.check()
         request = await admit(raw, call)
+        about.append(_about(request))
         async with aclosing(stream.handler(request, call)) as answers:
             while (answer := await _in_time(anext(answers, None), access.seconds_left(call.caller))) is not None:
                 yield bytes(answer)
 
     async def handle(raw: bytes, context: Any) -> None:
         started = time.monotonic()
-        call = Call.of(context)
-        begun = False
+        call = _begun(stream.name, context)
+        begun, about = False, list[str]()
         try:
-            async with aclosing(encoded(raw, call)) as answers:
+            async with aclosing(encoded(raw, call, about)) as answers:
                 while (answer := await _next(answers)) is not None:
                     await context.write(answer)
                     begun = True
         except _Failed as failed:
+            refusal = _refused(stream, failed.error, raw, context)
             if begun and call.path is not None:
-                await context.write(bytes(stream.in_band(refusal_of(failed.error).rest_body(call))))
-            await _refuse(stream, call, failed.error, context, started, raw)
+                await context.write(bytes(stream.in_band(refusal.rest_body(call))))
+            report(call, refusal.error.code, refusal.rule.status, refusal.rule.http, "".join(about), started)
+            await context.abort(refusal.rule.status, refusal.error.text, refusal.trailing_metadata(call))
         except asyncio.CancelledError:
-            _log(stream, call, "CANCELLED", started)
+            report(call, *_LEFT, "".join(about), started)
             raise
-        _log(stream, call, "OK", started)
+        report(call, "OK", grpc.StatusCode.OK, 200, "".join(about), started)
 
     return handle
 
@@ -180,15 +205,23 @@ async def _next(answers: AsyncGenerator[bytes]) -> bytes | None:
         raise _Failed(error) from error
 
 
-async def _refuse(
-    method: Method | Stream, call: Call, error: Exception, context: Any, started: float, raw: bytes
-) -> None:
+def _begun(rpc: str, context: Any) -> Call:
+    """The call, which every log line tells of from now on."""
+    call = Call.of(context)
+    bind_contextvars(rpc=rpc, traceId=call.trace_id, spanId=span_id(call.traceparent))
+    return call
+
+
+def _about(message: Any) -> str:
+    """The id of the reservation that a message is about, "" if it names none."""
+    return getattr(message, "reservation_id", "")
+
+
+def _refused(method: Method | Stream, error: Exception, raw: bytes, context: Any) -> Refusal:
     refusal = refusal_of(error)
     if refusal.rule.status is grpc.StatusCode.INTERNAL:
-        secrets = _secrets(method, raw, context)
-        log.error("rpc.failed", rpc=method.name, trace_id=call.trace_id, exc_info=error, secrets=secrets)
-    _log(method, call, refusal.error.code, started)
-    await context.abort(refusal.rule.status, refusal.error.text, refusal.trailing_metadata(call))
+        log.error("rpc.failed", exc_info=error, secrets=_secrets(method, raw, context))
+    return refusal
 
 
 def _secrets(method: Method | Stream, raw: bytes, context: Any) -> list[str]:
@@ -199,14 +232,3 @@ def _secrets(method: Method | Stream, raw: bytes, context: Any) -> list[str]:
         message = decoder(method.request)(raw)
         found += [getattr(message, name, "") for name in _SECRET_FIELDS]
     return [value for value in found if len(value) >= _SECRET_LENGTH]
-
-
-def _log(method: Method | Stream, call: Call, code: str, started: float) -> None:
-    log.info(
-        "rpc",
-        rpc=method.name,
-        code=code,
-        ms=round((time.monotonic() - started) * 1000, 1),
-        trace_id=call.trace_id,
-        rest=call.path is not None,
-    )

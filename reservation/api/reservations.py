@@ -8,6 +8,7 @@ import grpc
 from reservation.api import convert, validation
 from reservation.api.call import Call
 from reservation.api.limits import Limits, Priority
+from reservation.api.outcomes import Outcomes
 from reservation.api.pages import Pages
 from reservation.api.registration import Answer, Method, Stream, service
 from reservation.auth.access import Access
@@ -79,11 +80,19 @@ async def unimplemented(_request: object, _call: Call) -> Answer:
     raise NotImplementedYet
 
 
-def reservation_service(handlers: ReservationHandlers, access: Access, limits: Limits) -> grpc.GenericRpcHandler:
+def reservation_service(
+    handlers: ReservationHandlers, access: Access, limits: Limits, outcomes: Outcomes | None = None
+) -> grpc.GenericRpcHandler:
     return service(
         "ReservationService",
         [
-            Method("CreateReservation", messages.CreateReservationRequest, handlers.create, Right.RESERVATIONS),
+            Method(
+                "CreateReservation",
+                messages.CreateReservationRequest,
+                handlers.create,
+                Right.RESERVATIONS,
+                success=201,
+            ),
             Method("GetReservation", messages.GetReservationRequest, handlers.get, Right.RESERVATIONS),
             Method(
                 "ConfirmReservation",
@@ -111,6 +120,7 @@ def reservation_service(handlers: ReservationHandlers, access: Access, limits: L
         ],
         access,
         limits,
+        outcomes,
     )
 
 

@@ -4,7 +4,7 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from random import random as uniform
@@ -19,6 +19,9 @@ from reservation.aws.errors import (
     outcome_unknown,
     retry_class,
 )
+
+Calling = Coroutine[Any, Any, dict[str, Any]]
+"""A call under way, which comes to its parsed answer."""
 
 UNTIL_DEADLINE = sys.maxsize
 """As `attempts`: try again until the deadline, which must then be given."""
@@ -61,19 +64,40 @@ class Wire(Protocol):
         ...
 
 
+class Trace(Protocol):
+    """Where it is drawn what a request spent its time on."""
+
+    def call(self, operation: str, params: Mapping[str, Any], calling: Calling) -> Calling:
+        """What is awaited in the place of `calling`; it comes to the same."""
+        ...
+
+    def failed_try(self, error: AwsError, number: int) -> None:
+        """A try of the call under way has failed, the first one is 1."""
+        ...
+
+
 class AwsClient:
     """Calls one AWS service, with retries.
 
     stats counts: "calls", those of each operation by its name, "retries", and the failed tries of each class:
-    "throttle", "transient", "conflict", "reauth".
+    "throttle", "transient", "conflict", "reauth". failures counts the last two by (operation, what).
     """
 
-    def __init__(self, wire: Wire, *, attempts: int = 5, random: Callable[[], float] = uniform) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        *,
+        attempts: int = 5,
+        random: Callable[[], float] = uniform,
+        trace: Trace | None = None,
+    ) -> None:
         """attempts: tries a call by default. random: uniform in [0, 1), for the jitter."""
         self.stats: Counter[str] = Counter()
+        self.failures: Counter[tuple[str, str]] = Counter()
         self._wire = wire
         self._attempts = attempts
         self._random = random
+        self._trace = trace
         self._tokens = _BUCKET_TOKENS
 
     @property
@@ -81,7 +105,7 @@ class AwsClient:
         """The clock of the service, see ServerDate."""
         return self._wire.server_date
 
-    async def call(
+    def call(
         self,
         operation: str,
         params: Mapping[str, Any],
@@ -89,7 +113,7 @@ class AwsClient:
         timeout: float = 3.0,
         attempts: int | None = None,
         deadline: float | None = None,
-    ) -> dict[str, Any]:
+    ) -> Calling:
         """Call `operation`, e.g. "TransactWriteItems", and return its parsed answer.
 
         timeout: seconds for each try. attempts: at most so many tries, or UNTIL_DEADLINE. deadline: in time.monotonic()
@@ -100,6 +124,17 @@ class AwsClient:
         always False for the verdicts TransactionCanceled and ConditionFailed. A deadline that has already passed raises
         ConnectFailed.
         """
+        calling = self._call(operation, params, timeout, attempts, deadline)
+        return calling if self._trace is None else self._trace.call(operation, params, calling)
+
+    async def _call(
+        self,
+        operation: str,
+        params: Mapping[str, Any],
+        timeout: float,
+        attempts: int | None,
+        deadline: float | None,
+    ) -> dict[str, Any]:
         allowed = self._attempts if attempts is None else attempts
         if allowed < 1 or (allowed == UNTIL_DEADLINE and deadline is None):
             raise ValueError(f"attempts={allowed} deadline={deadline}")
@@ -114,7 +149,7 @@ class AwsClient:
             except AwsError as error:
                 if retries is None:
                     retries = _Retries(allowed - 1, deadline)
-                if not await self._may_retry(error, retries):
+                if not await self._may_retry(operation, error, retries):
                     error.maybe_applied = retries.maybe_applied and not isinstance(error, _VERDICTS)
                     raise
             else:
@@ -125,7 +160,7 @@ class AwsClient:
         """Close the wire; calls under way fail."""
         await self._wire.close()
 
-    async def _may_retry(self, error: AwsError, retries: "_Retries") -> bool:
+    async def _may_retry(self, operation: str, error: AwsError, retries: "_Retries") -> bool:
         """Account for a failed try; True after the back-off, if there is to be another."""
         retries.maybe_applied |= outcome_unknown(error)
         kind = retry_class(error)
@@ -133,6 +168,9 @@ class AwsClient:
             self._refill(retries)
             return False
         self.stats[kind.value] += 1
+        self.failures[operation, kind.value] += 1
+        if self._trace is not None:
+            self._trace.failed_try(error, retries.made + 1)
         pause = self._random() * min(_BACKOFF_CAP_SECONDS, _BACKOFF_SECONDS[kind] * 2 ** min(retries.made, 10))
         if retries.made >= retries.allowed or self._tokens < _RETRY_COST or retries.past_deadline(pause):
             return False
@@ -146,6 +184,7 @@ class AwsClient:
         self._tokens -= _RETRY_COST
         retries.made += 1
         self.stats["retries"] += 1
+        self.failures[operation, "retries"] += 1
         await asyncio.sleep(pause)
         return True
 

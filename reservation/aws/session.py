@@ -10,7 +10,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 
 from reservation.aws.aiobotocore_wire import AiobotocoreWire
-from reservation.aws.client import AwsClient
+from reservation.aws.client import AwsClient, Trace
 from reservation.aws.errors import AwsError
 from reservation.aws.lean import LeanWire
 
@@ -36,7 +36,14 @@ def session(config: AwsConfig) -> AioSession:
     return aio_session
 
 
-async def connect(config: AwsConfig, service: Service, *, endpoint_url: str | None, pool_size: int = 64) -> AwsClient:
+async def connect(
+    config: AwsConfig,
+    service: Service,
+    *,
+    endpoint_url: str | None,
+    pool_size: int = 64,
+    trace: Trace | None = None,
+) -> AwsClient:
     """A client of `service`; the caller closes it. Sends nothing to the service yet.
 
     endpoint_url: None for the AWS endpoint of the region (or AWS_ENDPOINT_URL). pool_size: most connections at a time.
@@ -48,9 +55,9 @@ async def connect(config: AwsConfig, service: Service, *, endpoint_url: str | No
         raise AwsError("NoCredentials", f"no AWS credentials found for profile {aio_session.profile or 'default'}")
     client = await _open(aio_session, service, endpoint_url, pool_size)
     if config.client == "aiobotocore" or (config.client == "auto" and _proxied(client.meta.endpoint_url)):
-        return AwsClient(AiobotocoreWire(client))
+        return AwsClient(AiobotocoreWire(client), trace=trace)
     try:
-        return AwsClient(_lean_wire(client.meta, credentials, pool_size, _trust(aio_session)))
+        return AwsClient(_lean_wire(client.meta, credentials, pool_size, _trust(aio_session)), trace=trace)
     finally:
         await client.close()
 

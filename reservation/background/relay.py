@@ -38,8 +38,10 @@ async def until_set(event: asyncio.Event, seconds: float) -> None:
 
 
 class Relay:
-    """`may_work_on` is asked right before every PutEvents. `now` gives milliseconds since the epoch, `monotonic`
-    seconds, `random` numbers in [0, 1). `on_dead` is told of each event that was buried; `pause` is how it waits.
+    """`may_work_on`, of the shard, and `may_publish`, of the bus, are asked right before every PutEvents; who may only
+    do the first sees how long the events wait. `now` gives milliseconds since the epoch, `monotonic`
+    seconds, `random` numbers in [0, 1). `on_dead` is told of each event that was buried, `on_accepted` of each that the
+    bus accepted and how many seconds after it was written; `pause` is how it waits.
     `start` starts the loop of a shard, as asyncio.create_task does, and hears of its death.
 
     Its owner calls `stop` before it closes what it has handed in.
@@ -51,10 +53,12 @@ class Relay:
         bus: EventBridge,
         *,
         may_work_on: Callable[[str], bool],
+        may_publish: Callable[[], bool] = lambda: True,
         now: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = chance.random,
         on_dead: Callable[[OutboxRow, Refused], None] = lambda row, refusal: None,
+        on_accepted: Callable[[float], None] = lambda seconds: None,
         pause: Callable[[asyncio.Event, float], Awaitable[None]] = until_set,
         start: Callable[..., asyncio.Task[None]] = asyncio.create_task,
     ) -> None:
@@ -71,10 +75,12 @@ class Relay:
         self._outbox = outbox
         self._bus = bus
         self._may_work_on = may_work_on
+        self._may_publish = may_publish
         self._now = now
         self._monotonic = monotonic
         self._random = random
         self._on_dead = on_dead
+        self._on_accepted = on_accepted
         self._pause = pause
         self._start = start
         self._lanes: dict[str, Lane] = {}
@@ -122,19 +128,21 @@ class Relay:
         lane = self._lane(shard)
         try:
             while not lane.over.is_set():
+                if self._may_work_on(shard) and self._may_publish():
+                    await self._rest(lane, await self._try(lane, self.pass_(shard)))
+                    continue
                 if self._may_work_on(shard):
-                    await self._rest(lane, await self._try_pass(lane))
-                else:
-                    await self._pause(lane.over, POLL_SECONDS)
+                    await self._try(lane, self._look(lane))  # it must be seen how long the events wait
+                await self._pause(lane.over, POLL_SECONDS)
         finally:
             # Both in the step that ends the task: whoever gains the shard after it finds no trace of it.
             del self._lanes[shard]
             self._loops.pop(shard, None)
 
-    async def _try_pass(self, lane: Lane) -> Pass | None:
+    async def _try(self, lane: Lane, running: Awaitable[Pass]) -> Pass | None:
         """None: it failed."""
         try:
-            return await self.pass_(lane.shard)
+            return await running
         except (AwsError, ReservationError) as error:
             log.warning("outbox.store_failed", shard=lane.shard, error=repr(error.__cause__ or error))
         except Exception:
@@ -200,7 +208,7 @@ class Relay:
                 raise failure
 
     async def _put(self, lane: Lane, this: Pass, rows: Sequence[OutboxRow]) -> None:
-        if this.call_failed or lane.over.is_set() or not self._may_work_on(lane.shard):
+        if this.call_failed or lane.over.is_set() or not (self._may_work_on(lane.shard) and self._may_publish()):
             return
         try:
             outcomes = await self._bus.put(rows)
@@ -233,6 +241,7 @@ class Relay:
         self.published += len(accepted)
         self.put_off += len(rows) - len(accepted)
         this.accept(accepted)
+        self._tell_delivery(accepted)
         doomed = []
         for row, outcome in judged:
             if isinstance(outcome, Retry):
@@ -264,6 +273,12 @@ class Relay:
             if lane.report_unreadable(row):
                 self.unreadable += 1
                 log.error("outbox.unreadable", shard=row.shard, seq=row.seq)
+
+    def _tell_delivery(self, rows: Sequence[OutboxRow]) -> None:
+        now = self._now()
+        for row in rows:
+            if row.written_at is not None:
+                self._on_accepted(max(0.0, (now - row.written_at) / 1000))
 
     def _tell_lag(self, lane: Lane) -> None:
         age = lane.age(self._now())

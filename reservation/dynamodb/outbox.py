@@ -84,6 +84,23 @@ class Outbox:
                 if after is None:
                     break
 
+    async def count_dead(self, shard: str) -> int:
+        """How many dead letters a shard has."""
+        request: dict[str, Any] = {
+            "TableName": self._table,
+            "KeyConditionExpression": "#shard = :shard",
+            "ExpressionAttributeNames": {"#shard": "shard"},
+            "ExpressionAttributeValues": {":shard": {"S": dead_letter_partition(shard)}},
+            "Select": "COUNT",
+        }
+        count = 0
+        while True:
+            answer = await self._call("Query", request)
+            count += int(answer["Count"])
+            if "LastEvaluatedKey" not in answer:
+                return count
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
     async def show(self, shard: str, seq: str) -> DeadLetter | None:
         """The dead letter of the row that had this key in its shard."""
         row = OutboxRow(shard, seq, reservation_id="", type="", detail="")

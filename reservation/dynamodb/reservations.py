@@ -47,7 +47,7 @@ _SETTLE_IF = "#status = :held AND version = :version AND holdExpiresAt <= :now"
 
 class DynamoReservations(DynamoRecords):
     """See ports.ReservationStore, and DynamoRecords. `changed` is told of each reservation that this store has moved to
-    a new version."""
+    a new version; `moved` of each that it has brought into a status, once, with what it was before (None: nothing)."""
 
     def __init__(
         self,
@@ -59,10 +59,12 @@ class DynamoReservations(DynamoRecords):
         key_window: int,
         event_written: Callable[[str], None] = lambda shard: None,
         changed: Callable[[Reservation], None] = lambda reservation: None,
+        moved: Callable[[Reservation | None, Reservation], None] = lambda before, after: None,
     ) -> None:
         super().__init__(client, tables, now=now, key_window=key_window, event_written=event_written)
         self._inventory = inventory
         self._changed = changed
+        self._moved = moved
 
     # Hold
 
@@ -94,6 +96,7 @@ class DynamoReservations(DynamoRecords):
 
     def _held(self, recorded: Recorded) -> Recorded:
         if not recorded.replayed:
+            self._moved(None, recorded.reservation)
             self._event_written(recorded.reservation.shard)
             self._inventory.followed(recorded.reservation, recorded.reservation.seats)
         return recorded
@@ -215,18 +218,19 @@ class DynamoReservations(DynamoRecords):
             verdict = await transact(self._client, self._advance_actions(before, after, key, traceparent), until)
             if verdict is None:
                 self._event_written(after.shard)
-                return self._advanced(after, Recorded(after))
+                return self._advanced(before, after, Recorded(after))
             if (outcome := self._read_advance(verdict, before, after, key)) is not None:
-                return self._advanced(after, outcome)
+                return self._advanced(before, after, outcome)
             if _slot_is_lost(verdict, after):
                 after = _without_slot(after)
             else:
                 await back_off(attempt, until, verdict, time_is_up(verdict))
         raise AssertionError("back_off ends it")
 
-    def _advanced(self, after: Reservation, recorded: Recorded) -> Recorded:
+    def _advanced(self, before: Reservation, after: Reservation, recorded: Recorded) -> Recorded:
         if recorded.reservation.op_id == after.op_id:  # this very command's, even if it is a record that says so
             self._changed(after)
+            self._moved(before, after)
             self._inventory.followed(after, after.seats)
         return recorded
 
@@ -304,10 +308,12 @@ class DynamoReservations(DynamoRecords):
                 self._inventory.followed(after, seats)
                 self._event_written(after.shard)
                 self._changed(after)
+                self._moved(before, after)
                 return
             for failed in verdict.failed(Role.RESERVATION):
                 if _op_id(failed.item) == after.op_id:
                     self._changed(after)
+                    self._moved(before, after)
                     return
                 raise Superseded(reservation_from_item(failed.item) if failed.item else before)
             lost = {failed.subject for failed in verdict.failed(Role.SEAT)}

@@ -8,8 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from reservation.domain.errors import InventoryServiceError, ReservationError
+
+State = Literal["closed", "open", "half_open"]
 
 _WINDOW, _FEWEST = 50, 10
 _OPEN_SECONDS = 2.0
@@ -56,6 +59,14 @@ class Breaker:
         self._monotonic = monotonic
         self._opened_at: float | None = None
         self._period = _Period(_WINDOW)
+
+    @property
+    def state(self) -> State:
+        """Half-open: the probes are under way, or the next call is one."""
+        if self._opened_at is None:
+            return "closed"
+        probing = self._period.size == _PROBES or self._monotonic() >= self._opened_at + _OPEN_SECONDS
+        return "half_open" if probing else "open"
 
     def require_closed(self) -> None:
         """Raises CircuitOpen if a call would not be made now."""

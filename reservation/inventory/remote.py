@@ -1,7 +1,7 @@
 """InventoryService of another process, by gRPC."""
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ from reservation.domain import errors
 from reservation.domain.errors import FieldViolation, InventoryServiceError, ReservationError
 from reservation.domain.model import Event, Money, Reservation, Seat, Status, Wish, order_id_of
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
-from reservation.inventory.breaker import Breaker, Rejected
+from reservation.inventory.breaker import Breaker, Rejected, State
 from reservation.inventory.token import TokenFile
 
 _SERVICE = "com.traffic_tacos.reservation.v1.InventoryService"
@@ -67,16 +67,29 @@ class RemoteInventory:
 
     Raises the refusals that the other service gives, and InventoryServiceError for everything else: a failure, no
     answer, an answer that cannot be. Then it is not known what the call did, unless it is CircuitOpen or Rejected.
+    `asked` is told of each call that was made: the service, the method, and the seconds.
     """
 
     def __init__(
-        self, channel: grpc.aio.Channel, breaker: Breaker, *, timeout: float, token: TokenFile | None = None
+        self,
+        channel: grpc.aio.Channel,
+        breaker: Breaker,
+        *,
+        timeout: float,
+        token: TokenFile | None = None,
+        asked: Callable[[str, str, float], None] = lambda service, method, seconds: None,
     ) -> None:
         """`token`: for a service that asks for one."""
         self._channel = channel
         self._breaker = breaker
         self._timeout = timeout
         self._token = token
+        self._asked = asked
+
+    @property
+    def circuit(self) -> State:
+        """See Breaker.state."""
+        return self._breaker.state
 
     async def facts(self, event_id: str, seat_ids: Sequence[str], until: float) -> tuple[Event, tuple[Seat, ...]]:
         """See ports.Inventory. The other service tells them with the hold; until then a seat is a name."""
@@ -157,10 +170,13 @@ class RemoteInventory:
         if seconds <= 0:
             raise InventoryServiceError
         rpc = self._channel.unary_unary(f"/{_SERVICE}/{method}")
+        sent_at = time.monotonic()
         try:
             raw = await rpc(bytes(request), timeout=seconds, metadata=self._metadata(about))
         except grpc.aio.AioRpcError as error:
             raise _told(error, method, about) from error
+        finally:
+            self._asked(_SERVICE, method, time.monotonic() - sent_at)
         try:
             return answer.parse(raw)
         except Exception as error:  # whatever betterproto2 makes of bytes that are no message

@@ -47,7 +47,8 @@ _FOR_CUSTOMERS = (SeatUnavailable, InvalidRequest, EventNotFound, SaleNotOpen, H
 
 class RemoteSales:
     """A ports.ReservationStore and ports.Sagas. `now` gives milliseconds since the epoch; `new_op_id` an id for one
-    write; `changed` is told of each reservation that was moved to a new version.
+    write; `changed` is told of each reservation that was moved to a new version; `moved` of each write, with what the
+    reservation was before (None: nothing).
 
     Besides what the port says, everything raises InventoryServiceError: the command had no effect that stays.
     """
@@ -60,6 +61,7 @@ class RemoteSales:
         now: Callable[[], int],
         new_op_id: Callable[[], str],
         changed: Callable[[Reservation], None] = lambda reservation: None,
+        moved: Callable[[Reservation | None, Reservation], None] = lambda before, after: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._records = records
@@ -67,6 +69,7 @@ class RemoteSales:
         self._now = now
         self._new_op_id = new_op_id
         self._changed = changed
+        self._moved = moved
         self._sleep = sleep
 
     async def find(self, reservation_id: str, until: float) -> Reservation | None:
@@ -90,6 +93,7 @@ class RemoteSales:
     async def _write(self, step: Step, until: float) -> None:
         await self._records.write(step, until)
         self._changed(step.after)
+        self._moved(step.before, step.after)
 
     # Hold: PENDING, then the other side, then HOLD
 

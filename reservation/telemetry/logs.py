@@ -1,12 +1,15 @@
 """Structured logs: events with keys, as JSON lines or, on a terminal, in colour."""
 
+import hashlib
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import orjson
 import structlog
 
+from reservation.telemetry.lines import LineWriter
 from reservation.telemetry.redaction import redact
 
 
@@ -34,8 +37,25 @@ def _console(stream: TextIO) -> Any:
 
 
 def _bytes_factory(stream: TextIO) -> Any:
-    return structlog.BytesLoggerFactory(file=stream.buffer)
+    try:
+        descriptor = stream.fileno()
+    except OSError:  # it is in memory
+        return structlog.BytesLoggerFactory(file=stream.buffer)
+    # A pipe that nobody empties would hold up the event loop.
+    lines: Any = LineWriter(descriptor, lambda lost: _dumps({"event": "log.lost", "lines": lost}) + b"\n")
+    return structlog.BytesLoggerFactory(file=lines)
 
 
 def _dumps(event: dict[str, Any], **_: Any) -> bytes:
     return orjson.dumps(event, default=str)
+
+
+def pseudonyms(key: str) -> Callable[[str], str]:
+    """What lines say in the place of a user: the same for one user in all processes with the same key. Without a key
+    whoever can guess a user's id can find it again."""
+    secret = key.encode()
+
+    def pseudonym(user: str) -> str:
+        return hashlib.sha256(secret + b"\0" + user.encode()).hexdigest()[:16]
+
+    return pseudonym

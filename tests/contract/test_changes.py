@@ -60,6 +60,25 @@ async def test_what_only_the_record_of_an_equal_command_tells_is_told_to_nobody(
     assert told == []
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["answered", "found out later"])
+async def test_each_transition_by_this_process_is_told_once(venue: Venue, lost: bool) -> None:
+    """A replay and a longer hold are none."""
+    told: list[tuple[Status | None, Status]] = []
+    async with venue.behind() as (proxy, client):
+        for seat_id, (status, change) in zip(("A-1", "A-2", "A-3"), CHANGES.items(), strict=True):
+            party = venue.party(client, moved=lambda was, now: told.append((was.status if was else None, now.status)))
+            if lost:
+                proxy.script(_is_transaction, LoseReply())
+                proxy.script(_is_transaction, _conflict(items=4))
+            held = (await party.create(seat_id, key=seat_id)).reservation
+            await party.create(seat_id, key=seat_id)
+            await party.extend(held.id, seconds=10)
+            party.clock.advance(10_000 if status is Status.EXPIRED else 0)
+            await change(party, await party.get(held.id))
+            assert told == [(None, Status.HOLD), (Status.HOLD, Status.HOLD), (Status.HOLD, status)]
+            told.clear()
+
+
 async def test_one_read_finds_those_of_a_hundred_that_have_changed(venue: Venue) -> None:
     known = [replace(HOLD, id=f"rsv_{n:03d}", hold_expires_at=NOW + HOLD_MS) for n in range(100)]
     now = [

@@ -124,6 +124,7 @@ async def test_dead_letters_are_listed_shard_by_shard_and_no_live_row_is_among_t
         await table.outbox.bury(each, "InvalidArgument", "", NOW)
     listed = [letter.row async for letter in table.outbox.dead(["0001", "0002", "0003"])]
     assert listed == dead[:3]
+    assert [await table.outbox.count_dead(shard) for shard in ("0001", "0003")] == [2, 0]
 
 
 async def test_a_letter_that_is_not_there_cannot_be_shown(table: OutboxTable) -> None:

@@ -8,16 +8,18 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from reservation import tracecontext
 from tests.support.edge import (
     TRACE_ID,
     TRACEPARENT,
     EdgeOverStub,
     check_error,
     check_nothing_internal,
+    edge_over,
     edge_over_stub,
     stats,
 )
-from tests.support.stub_service import LONG_MESSAGE
+from tests.support.stub_service import LONG_MESSAGE, stub_service
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -147,10 +149,43 @@ async def test_the_text_of_an_unhandled_exception_stays_inside(rest: httpx.Async
     assert "secret" not in answer.text
 
 
-async def test_without_a_traceparent_the_trace_id_is_the_request_id_of_the_edge(world: EdgeOverStub) -> None:
-    async with httpx.AsyncClient(base_url=world.edge.url) as client:
+@pytest.mark.parametrize(
+    "unusable",
+    [
+        None,
+        TRACEPARENT["traceparent"].upper(),
+        TRACEPARENT["traceparent"][:-1],
+        f"00-{TRACE_ID}-{'0' * 16}-01",
+        f"00-{'0' * 32}-00f067aa0ba902b7-01",
+        f"ff-{TRACE_ID}-00f067aa0ba902b7-01",
+        'x"-' + TRACEPARENT["traceparent"][3:],
+    ],
+)
+async def test_without_a_traceparent_that_can_be_used_the_edge_makes_one(
+    world: EdgeOverStub, unusable: str | None
+) -> None:
+    """The service sees it, and the answer tells it."""
+    headers = {"traceparent": unusable} if unusable is not None else {}
+    async with httpx.AsyncClient(base_url=world.edge.url, headers=headers) as client:
         answer = await client.get("/v1/reservations/rsv_1", params={"userId": "plain:INTERNAL"})
-    check_error(answer, 500, "INTERNAL_ERROR", "/v1/reservations/rsv_1", _last(world, "x-request-id"))
+    made = _last(world, "traceparent")
+    assert tracecontext.is_well_formed(made)
+    assert not tracecontext.is_sampled(made)
+    assert made != unusable
+    check_error(answer, 500, "INTERNAL_ERROR", "/v1/reservations/rsv_1", tracecontext.trace_id(made))
+
+
+async def test_a_part_of_the_traces_that_the_edge_makes_is_recorded() -> None:
+    async with stub_service() as stub, edge_over(stub.port, sampling=1.0) as edge:
+        async with httpx.AsyncClient(base_url=edge.url) as client:
+            await client.get("/v1/reservations/rsv_1")
+        (made,) = stub.received[-1].values("traceparent")
+    assert tracecontext.is_sampled(str(made))
+
+
+async def test_a_traceparent_goes_on_as_it_came(world: EdgeOverStub, rest: httpx.AsyncClient) -> None:
+    await rest.get("/v1/reservations/rsv_1")
+    assert _last(world, "traceparent") == TRACEPARENT["traceparent"]
 
 
 @pytest.mark.parametrize("path", ["/v1/reservations/rsv_1?userId=plain:INTERNAL", "/v1/nothing"])

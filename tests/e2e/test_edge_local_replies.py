@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 from collections.abc import AsyncIterator
 from typing import Any
@@ -94,10 +95,12 @@ async def test_a_body_over_64_kib_is_413_and_one_of_64_kib_is_read(
     check_error(answer, 413, "PAYLOAD_TOO_LARGE", "/v1/reservations", TRACE_ID)
 
 
-async def test_without_a_traceparent_the_trace_id_is_a_request_id(world: EdgeOverStub) -> None:
+async def test_without_a_traceparent_the_trace_is_a_new_one(world: EdgeOverStub) -> None:
     async with httpx.AsyncClient(base_url=world.edge.url) as client:
-        error = check_error(await client.get("/v1/nothing"), 404, "NOT_FOUND", "/v1/nothing")
-    assert len(error["traceId"]) == 36
+        errors = [check_error(await client.get("/v1/nothing"), 404, "NOT_FOUND", "/v1/nothing") for _ in range(2)]
+    first, second = (error["traceId"] for error in errors)
+    assert re.fullmatch("[0-9a-f]{32}", first)
+    assert first != second
 
 
 @pytest.mark.parametrize(

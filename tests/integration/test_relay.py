@@ -38,7 +38,8 @@ class Scene:
     """A relay between a table of its own and a bus. Its time stands still, and its back-offs take as long as they may.
 
     `store` is what stands before the table: it may spoil the relay's requests, and counts them. The relay may work on
-    the shards in `owned`; those that it buried are in `buried`.
+    the shards in `owned` and publish while `bus_is_there`; the rows that it buried are in `buried`, and the seconds
+    that each event took in `delivered`.
     """
 
     table: OutboxTable
@@ -46,7 +47,9 @@ class Scene:
     bus: EventBusProxy
     time: StandingTime = field(default_factory=StandingTime)
     owned: set[str] = field(default_factory=lambda: {SHARD})
+    bus_is_there: bool = True
     buried: list[tuple[OutboxRow, Refused]] = field(default_factory=list)
+    delivered: list[float] = field(default_factory=list)
     now: int = NOW
     relay: Relay = field(init=False)
 
@@ -97,8 +100,10 @@ async def scene(
             outbox,
             EventBridge(client, bus_name, timeout=timeout),
             may_work_on=lambda shard: shard in this.owned,
+            may_publish=lambda: this.bus_is_there,
             now=lambda: this.now,
             on_dead=lambda row, refusal: this.buried.append((row, refusal)),
+            on_accepted=this.delivered.append,
             **({} if real_time else still),
         )
         yield this
@@ -586,6 +591,22 @@ async def test_a_shard_that_may_not_be_worked_on_is_not_even_read(it: Scene) -> 
     await it.time.until_paused()
     it.time.advance(1)
     await it.bus.until_accepted(1)
+
+
+async def test_events_that_wait_for_a_bus_are_seen_to_wait(it: Scene) -> None:
+    await it.table.write(row("a"))
+    it.now = NOW + 7_001
+    it.bus_is_there = False
+    it.relay.gained(SHARD)
+    for _ in range(2):
+        await it.time.until_paused()
+        it.time.advance(1)
+    assert (it.relay.oldest_age, it.bus.calls) == (7.0, [])
+    it.bus_is_there = True
+    await it.time.until_paused()
+    it.time.advance(1)
+    await it.bus.until_accepted(1)
+    assert it.delivered == [7.0]
 
 
 async def test_a_lost_shard_is_worked_on_no_more_until_it_is_gained_again(it: Scene) -> None:

@@ -190,7 +190,7 @@ async def test_a_sale_that_a_dead_process_has_begun_is_made(pair: Pair) -> None:
 async def test_without_the_other_process_holds_are_refused_and_reads_go_on(ministack_url: str) -> None:
     async with pair_of(ministack_url) as pair:
         held = await hold(pair.seller.channel, pair.seller.fresh_seats())
-        told = "clean: 1 reservations, 0 seats, 0 orders, 1 events waiting, 0 dead letters"
+        told = "clean: 1 reservations (1 HOLD), 0 seats, 0 orders, 1 events waiting, 0 dead letters"
         assert await _audit(pair.seller, inventory=False) == (True, told)
         pair.keeper.process.kill()
         await pair.keeper.process.wait()

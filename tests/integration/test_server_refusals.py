@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from reservation import catalog, ministack
@@ -323,7 +324,7 @@ async def _answers_what_cannot_be_encoded(_request: Any, _call: Call) -> Answer:
 async def test_a_crash_is_an_internal_error_in_neutral_words_and_its_stack_is_logged(
     handler: Handler, innermost: str
 ) -> None:
-    with capture_logs() as logged:
+    with capture_logs(processors=[merge_contextvars]) as logged:
         async with serving_only(
             Method("GetReservation", messages.GetReservationRequest, handler, Right.RESERVATIONS)
         ) as channel:

@@ -27,7 +27,9 @@ from tests.support.system import OPEN, PACKAGE, refusal, refusal_of, serving_onl
 Messages = AsyncGenerator[messages.GetReservationResponse]
 
 HOLD = messages.GetReservationResponse(reservation_id="rsv_1")
-REST = (("x-envoy-original-path", "/v1/reservations/rsv_1/watch"), ("x-request-id", "trace"))
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACEPARENT = f"00-{TRACE_ID}-00f067aa0ba902b7-00"
+REST = (("x-envoy-original-path", "/v1/reservations/rsv_1/watch"), ("traceparent", TRACEPARENT))
 
 
 @asynccontextmanager
@@ -130,7 +132,7 @@ async def test_an_error_on_the_way_is_a_status_and_over_rest_a_last_message_befo
             assert (await refusal(rest.read())).status is status
     assert told.startswith("error:")
     error = json.loads(bytes.fromhex(told.removeprefix("error:")))["error"]
-    assert (error["code"], error["path"], error["traceId"]) == (code, REST[0][1], "trace")
+    assert (error["code"], error["path"], error["traceId"]) == (code, REST[0][1], TRACE_ID)
     assert ended(logged) == [code, code]
     assert len([entry for entry in logged if entry["event"] == "rpc.failed"]) == (2 if code == "INTERNAL_ERROR" else 0)
     assert "secret" not in refused.text + json.dumps(error)

@@ -109,7 +109,7 @@ async def started_module(*module_and_arguments: str, **environment: str) -> Asyn
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", *module_and_arguments),
         cwd=REPOSITORY,
-        env=inherited | environment,
+        env=inherited | {"METRICS_PORT": "0"} | environment,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -50,7 +50,8 @@ async def edge_over_stub() -> AsyncIterator[EdgeOverStub]:
 async def edge_over(*grpc_ports: int, log_path: Path | None = None, **config: Any) -> AsyncIterator[RunningEdge]:
     """The edge on free ports, with the same check of the Lua scripts."""
     # All tests come from one address.
-    free = EdgeConfig(port=0, admin_port=0, grpc_ports=grpc_ports, rate_per_second=100_000, rate_burst=100_000)
+    free = EdgeConfig(port=0, admin_port=0, grpc_ports=grpc_ports, metrics_port=9, sampling=0.0)
+    free = replace(free, rate_per_second=100_000, rate_burst=100_000)
     async with running(replace(free, **config), log_path=log_path) as edge:
         yield edge
         errors = await stats(edge, r"lua.*\.errors$")

@@ -198,6 +198,7 @@ class Venue:
         stripe: tuple[int, int] = (0, 1),
         max_holds: int | None = None,
         changed: Callable[[Reservation], None] = lambda reservation: None,
+        moved: Callable[[Reservation | None, Reservation], None] = lambda before, after: None,
     ) -> Party:
         """Another process. `hold` and `window` (of idempotency keys) in milliseconds. `shard`: of every reservation.
         `stripe`: its rank among the processes that choose seats, and their number. What it learns is told to the others
@@ -209,7 +210,9 @@ class Venue:
         inventory = EmbeddedInventory(
             client, table, halls=halls, stripe=lambda: stripe, now=clock.now, monotonic=clock.monotonic
         )
-        store = DynamoReservations(client, self.tables, inventory, now=clock.now, key_window=window, changed=changed)
+        store = DynamoReservations(
+            client, self.tables, inventory, now=clock.now, key_window=window, changed=changed, moved=moved
+        )
         policy = Policy(hold=hold, max_clock_skew=SKEW_MS, max_holds_per_user=max_holds)
         service = Reservations(store, inventory, policy, clock, lambda key: shard or shard_by_hash(key))
         party = Party(client, clock, halls, inventory, store, service, Holds(service, store, policy, clock))

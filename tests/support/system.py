@@ -60,6 +60,7 @@ class System:
     dynamodb: AwsClient
     address: str
     channel: grpc.aio.Channel
+    metrics_port: int
     seats: Iterator[str] = field(default_factory=lambda: (seat.id for seat in catalog.demo().seats))
 
     def fresh_seats(self, count: int = 1) -> list[str]:
@@ -103,7 +104,7 @@ def own_settings(aws_url: str, **changes: Any) -> Settings:
     """Settings for free ports and for tables that nobody else has."""
     prefix = f"t{uuid.uuid4().hex[:12]}"
     values: dict[str, Any] = {f"dynamodb_table_{name}": f"{prefix}-{name}" for name in TABLES}
-    values |= {"aws_endpoint_url": aws_url, "grpc_server_port": 0, "server_port": 0}
+    values |= {"aws_endpoint_url": aws_url, "grpc_server_port": 0, "server_port": 0, "metrics_port": 0}
     values |= {"user_rate_per_second": 100_000, "user_rate_burst": 100_000}
     # Nobody listens there: the events stay in the outbox, where tests read them.
     values |= {"aws_eventbridge_endpoint": "http://127.0.0.1:9"}
@@ -147,7 +148,7 @@ async def serving(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
     async with dynamodb_of(settings) as dynamodb, app.running(settings, clock_offset=clock_offset) as service:
         address = f"localhost:{service.grpc_port}"
         async with grpc.aio.insecure_channel(address) as channel:
-            yield System(settings, dynamodb, address, channel)
+            yield System(settings, dynamodb, address, channel, service.metrics_port)
 
 
 @asynccontextmanager
@@ -196,7 +197,7 @@ async def serving_only(
 async def edge_of(system: System) -> AsyncIterator[Edge]:
     """A real Envoy before the service."""
     async with (
-        edge_over(int(system.address.rpartition(":")[2])) as envoy,
+        edge_over(int(system.address.rpartition(":")[2]), metrics_port=system.metrics_port) as envoy,
         httpx.AsyncClient(base_url=envoy.url, timeout=10) as rest,
         grpc.aio.insecure_channel(envoy.url.removeprefix("http://")) as channel,
     ):

@@ -33,7 +33,7 @@ ARROWS = {
         " ports domain clock settings edge edge_tls tls"
     ),
     # Inward: edges and loops -> use cases -> ports -> domain.
-    "api": "auth service watches availability holds ports domain gen edge",
+    "api": "auth tracecontext service watches availability holds ports domain gen edge",
     "background": (
         "service ports domain aws eventbridge clock dynamodb.tables dynamodb.leases dynamodb.outbox dynamodb.retirement"
     ),
@@ -51,11 +51,12 @@ ARROWS = {
     "inventory": "aws ports domain gen",
     "eventbridge": "aws ports domain",
     "aws": "",
-    "telemetry": "",
+    "telemetry": "tracecontext",
     # Leaves.
     "flights": "domain",
     "audience": "domain",
     "clock": "aws.client",
+    "tracecontext": "",
     "settings": "auth.urls",  # what an issuer may be called
     "edge": "edge_tls tls",
     "edge_tls": "tls",

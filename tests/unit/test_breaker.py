@@ -34,6 +34,17 @@ def run(breaker: Breaker, outcomes: Iterable[bool]) -> None:
         call(breaker, outcome)
 
 
+def test_its_state_is_told() -> None:
+    clock = Clock()
+    breaker = Breaker(50, monotonic=clock)
+    told: list[str] = [breaker.state]
+    for outcomes, later in (([BAD] * 10, 0), ([], 2), ([GOOD], 0), ([GOOD] * 2, 0)):
+        clock.now += later
+        run(breaker, outcomes)
+        told.append(breaker.state)
+    assert told == ["closed", "open", "half_open", "half_open", "closed"]
+
+
 def opened(clock: Clock) -> Breaker:
     breaker = Breaker(50, monotonic=clock)
     run(breaker, [BAD] * 10)

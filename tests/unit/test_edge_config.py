@@ -26,6 +26,8 @@ ELSEWHERE = EdgeConfig(
     rate_burst=9,
     trusted_hops=2,
     max_concurrent_rpcs=40,
+    metrics_port=9014,
+    sampling=0.25,
 )
 
 
@@ -38,7 +40,9 @@ def test_settings_land_where_they_belong_and_nowhere_else() -> None:
     assert _address(config["static_resources"]["listeners"][0]) == ("0.0.0.0", 9010)  # noqa: S104
     assert _address(config["admin"]) == ("127.0.0.1", 0)
     clusters = {cluster["name"]: cluster for cluster in config["static_resources"]["clusters"]}
-    assert sorted(clusters) == ["grpc_upstream", "grpc_watch"]
+    assert sorted(clusters) == ["grpc_upstream", "grpc_watch", "metrics"]
+    ((metrics,),) = (each["lb_endpoints"] for each in clusters.pop("metrics")["load_assignment"]["endpoints"])
+    assert _address(metrics["endpoint"]) == ("127.0.0.1", 9014)
     for cluster in clusters.values():
         (locality,) = cluster["load_assignment"]["endpoints"]
         endpoints = [_address(each["endpoint"]) for each in locality["lb_endpoints"]]
@@ -49,7 +53,7 @@ def test_settings_land_where_they_belong_and_nowhere_else() -> None:
     assert {_bucket(limit)["tokens_per_fill"] for limit in _rate_limits(config)} == {7}
     assert {_bucket(limit)["max_tokens"] for limit in _rate_limits(config)} == {9}
     changed = set(render(ELSEWHERE).splitlines()) - set(render(EdgeConfig()).splitlines())
-    assert len(changed) == 9
+    assert len(changed) == 11
 
 
 def test_a_host_is_quoted_so_it_cannot_become_more_than_a_value() -> None:
@@ -152,7 +156,8 @@ def test_every_rest_route_limits_its_body_and_drops_what_the_transcoder_cannot_r
     """Both are properties of a route, so a new one can miss them."""
     for route in _routes(yaml.safe_load(render(EdgeConfig()))):
         filters = route.get("typed_per_filter_config", {})
-        rest = _path(route["match"]).startswith(("/v1/", "/health", "/actuator/"))
+        transcoded = route.get("route", {}).get("cluster") != "metrics"
+        rest = transcoded and _path(route["match"]).startswith(("/v1/", "/health", "/actuator/"))
         assert ("envoy.filters.http.buffer" in filters) == rest
         assert ("envoy.filters.http.header_mutation" in filters) == rest
 

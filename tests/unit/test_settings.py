@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from reservation.settings import Settings, SettingsError
 
@@ -63,6 +63,12 @@ DEFAULTS: dict[str, Any] = {
     "EDGE_RATE_PER_SECOND": 100,
     "EDGE_RATE_BURST": 300,
     "EDGE_TRUSTED_HOPS": 0,
+    "METRICS_PORT": 8012,
+    "GIT_COMMIT": "unknown",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": None,
+    "OTEL_TRACES_SAMPLER_ARG": 0.01,
+    "LOG_ACCESS_PER_SECOND": 100,
+    "LOG_USER_KEY": SecretStr(""),
     "LOG_LEVEL": "INFO",
     "LOG_FORMAT": "auto",
 }
@@ -113,6 +119,12 @@ OTHER: dict[str, tuple[str, Any]] = {
     "EDGE_RATE_PER_SECOND": ("0", 0),
     "EDGE_RATE_BURST": ("1", 1),
     "EDGE_TRUSTED_HOPS": ("2", 2),
+    "METRICS_PORT": ("0", 0),
+    "GIT_COMMIT": ("0af7651", "0af7651"),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("http://collector:4317", "http://collector:4317"),
+    "OTEL_TRACES_SAMPLER_ARG": ("0.5", 0.5),
+    "LOG_ACCESS_PER_SECOND": ("0", 0),
+    "LOG_USER_KEY": ("secret", SecretStr("secret")),
     "LOG_LEVEL": ("debug", "DEBUG"),
     "LOG_FORMAT": ("json", "json"),
 }
@@ -168,6 +180,9 @@ BAD = [
     ("MAX_CLOCK_SKEW_SECONDS", "60.1"),
     ("MAX_CLOCK_SKEW_SECONDS", "nan"),
     ("MAX_CLOCK_SKEW_SECONDS", "inf"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
+    ("OTEL_TRACES_SAMPLER_ARG", "1.1"),
+    ("LOG_ACCESS_PER_SECOND", "-1"),
     ("LOG_LEVEL", "LOUD"),
     ("LOG_FORMAT", "xml"),
     ("JWT_ISSUER_URI", "issuer.example"),
@@ -180,12 +195,13 @@ BAD = [
 
 ISSUER_ALIAS = "SPRING_SECURITY_OAUTH2_RESOURCESERVER_JWT_ISSUER_URI"
 RATE_ALIAS = "RESILIENCE4J_CIRCUITBREAKER_INSTANCES_INVENTORY_GRPC_FAILURE_RATE_THRESHOLD"
+SAMPLING_ALIAS = "MANAGEMENT_TRACING_SAMPLING_PROBABILITY"
 TIMEOUT_ALIAS = "RESILIENCE4J_TIMELIMITER_INSTANCES_INVENTORY_GRPC_TIMEOUT_DURATION"
 
 
 @pytest.fixture(autouse=True)
 def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in (*DEFAULTS, ISSUER_ALIAS, RATE_ALIAS, TIMEOUT_ALIAS):
+    for variable in (*DEFAULTS, ISSUER_ALIAS, RATE_ALIAS, SAMPLING_ALIAS, TIMEOUT_ALIAS):
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -279,6 +295,11 @@ def test_the_inventorys_failure_rate_is_read_under_its_older_name(monkeypatch: p
 def test_the_inventorys_time_out_is_read_under_its_older_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TIMEOUT_ALIAS, "400ms")
     assert _of(Settings.from_environment()) == DEFAULTS | {"GRPC_CLIENT_INVENTORY_SERVICE_TIMEOUT": 0.4}
+
+
+def test_the_sampled_part_is_read_under_its_older_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SAMPLING_ALIAS, "0.1")
+    assert _of(Settings.from_environment()) == DEFAULTS | {"OTEL_TRACES_SAMPLER_ARG": 0.1}
 
 
 @pytest.mark.parametrize(
