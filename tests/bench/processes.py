@@ -50,7 +50,9 @@ def printing_its_port(*arguments: str) -> Iterator[tuple[int, int]]:
 def service(settings: dict[str, str]) -> Iterator[int]:
     """`reservation serve` as users run it, its log dropped; yields its pid. It may not answer yet."""
     command = [sys.executable, "-m", "reservation", "serve"]
-    with subprocess.Popen(command, cwd=ROOT, env=os.environ | settings, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"METRICS_PORT": "0"} | settings, stderr=subprocess.DEVNULL
+    ) as process:
         try:
             yield process.pid
         finally:
@@ -70,7 +72,7 @@ class KillableService:
     def __init__(self, settings: dict[str, str]) -> None:
         port = free_port("127.0.0.1")
         self.address = f"127.0.0.1:{port}"
-        self._environment = os.environ | settings | {"GRPC_SERVER_PORT": str(port)}
+        self._environment = os.environ | settings | {"GRPC_SERVER_PORT": str(port), "METRICS_PORT": "0"}
         self._process: Process | None = None
 
     async def start(self) -> None:

@@ -1,7 +1,8 @@
 """CPU of the service process per request, and its ratio to the floor: an echo of the same sizes plus one bare call.
 
 The service is `reservation serve`; the store is a sink that answers at once; the load comes from this process over one
-channel with 32 requests in flight. Rounds of the service and of the floors are interleaved.
+channel with 32 requests in flight. Rounds of the service and of the floors are interleaved. One request in a hundred is
+traced; what that costs is the ratio to a second service that traces nothing.
 """
 
 import asyncio
@@ -36,26 +37,39 @@ Request = Callable[[], bytes]
 def measure(rounds: int = 5) -> dict[str, Figure]:
     with ExitStack() as stack:
         _, sink_port = stack.enter_context(processes.printing_its_port("tests.bench.sink", "0"))
+        _, collector_port = stack.enter_context(processes.printing_its_port("tests.bench.spans"))
         sink = f"http://127.0.0.1:{sink_port}"
-        port = free_port("127.0.0.1")
-        settings = {"AWS_ENDPOINT_URL": sink, "GRPC_SERVER_PORT": str(port)} | processes.ONE_USER_WITHOUT_LIMIT
-        service = stack.enter_context(processes.service(settings))
+        traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector_port}"}
+        services = []
+        for settings in (traced, {}):
+            port = free_port("127.0.0.1")
+            address = {"AWS_ENDPOINT_URL": sink, "GRPC_SERVER_PORT": str(port)} | processes.ONE_USER_WITHOUT_LIMIT
+            services.append((stack.enter_context(processes.service(address | settings)), port))
         echoes = [
             stack.enter_context(processes.printing_its_port("tests.bench.echo", "0", str(size)))
             for size in (len(_create_answer()), len(_get_answer()))
         ]
-        return uvloop.run(_measure(sink, service, port, echoes, rounds))
+        return uvloop.run(_measure(sink, services, echoes, rounds))
 
 
-async def _measure(sink: str, service: int, port: int, echoes: list[tuple[int, int]], rounds: int) -> dict[str, Figure]:
+async def _measure(
+    sink: str, services: list[tuple[int, int]], echoes: list[tuple[int, int]], rounds: int
+) -> dict[str, Figure]:
     create, get = _creates(), _get_request()
-    costs: dict[str, list[float]] = {name: [] for name in ("create", "get", "create_echo", "get_echo", "call")}
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        await asyncio.wait_for(channel.channel_ready(), 15)
-        await _load(channel, f"{_SERVICE}/CreateReservation", lambda: next(create), 500)
-        await _load(channel, f"{_SERVICE}/GetReservation", lambda: get, 500)
+    names = ("create", "get", "create_echo", "get_echo", "call", "untraced")
+    costs: dict[str, list[float]] = {name: [] for name in names}
+    (service, port), (untraced, untraced_port) = services
+    async with (
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        grpc.aio.insecure_channel(f"127.0.0.1:{untraced_port}") as without,
+    ):
+        for each in (channel, without):
+            await asyncio.wait_for(each.channel_ready(), 60)
+            await _load(each, f"{_SERVICE}/CreateReservation", lambda: next(create), 500)
+            await _load(each, f"{_SERVICE}/GetReservation", lambda: get, 500)
         for _ in range(rounds):
             costs["create"].append(await _cost(service, channel, "CreateReservation", lambda: next(create)))
+            costs["untraced"].append(await _cost(untraced, without, "CreateReservation", lambda: next(create)))
             costs["get"].append(await _cost(service, channel, "GetReservation", lambda: get))
             costs["create_echo"].append(await _echo_cost(echoes[0], lambda: next(create)))
             costs["get_echo"].append(await _echo_cost(echoes[1], lambda: get))
@@ -65,6 +79,9 @@ async def _measure(sink: str, service: int, port: int, echoes: list[tuple[int, i
     return {
         "create_cpu_ms": figure(costs["create"], "ms", requests=_REQUESTS),
         "create_over_floor": figure(_ratios(costs["create"], create_floor), "x", floor_ms=_middle(create_floor)),
+        "tracing_cost": figure(
+            _ratios(costs["create"], costs["untraced"]), "x", untraced_ms=_middle(costs["untraced"])
+        ),
         "get_cpu_ms": figure(costs["get"], "ms", requests=_REQUESTS),
         "get_over_floor": figure(_ratios(costs["get"], get_floor), "x", floor_ms=_middle(get_floor)),
     }
@@ -100,17 +117,18 @@ async def _load(channel: grpc.aio.Channel, method: str, request: Request, reques
     remaining = iter(range(requests))
 
     async def client() -> None:
-        for _ in remaining:
-            await call(request(), metadata=_metadata(), timeout=10)
+        for number in remaining:
+            await call(request(), metadata=_metadata(sampled=number % 100 == 0), timeout=10)
 
     await asyncio.gather(*(client() for _ in range(_IN_FLIGHT)))
 
 
-def _metadata() -> tuple[tuple[str, str], ...]:
+def _metadata(*, sampled: bool) -> tuple[tuple[str, str], ...]:
+    trace_id, flags = uuid.uuid4().hex, "01" if sampled else "00"
     return (
         ("authorization", _TOKEN),
         ("idempotency-key", str(uuid.uuid4())),
-        ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"),
+        ("traceparent", f"00-{trace_id}-00f067aa0ba902b7-{flags}"),
         ("x-request-id", "5d1796a7-5c46-442b-a840-f891dcecc6d3"),
     )
 
