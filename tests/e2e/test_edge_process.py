@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import httpx
@@ -73,7 +74,7 @@ def test_without_an_envoy_binary_the_error_says_what_to_install(tmp_path: Path) 
     python.symlink_to(Path(sys.executable).resolve())
     started = subprocess.run(
         [python, "-c", "from reservation.edge import binary; binary()"],
-        env={"PATH": "", "PYTHONPATH": str(REPOSITORY)},
+        env={"PATH": "", "PYTHONPATH": os.pathsep.join([str(REPOSITORY), sysconfig.get_path("purelib")])},
         capture_output=True,
         text=True,
     )
