@@ -195,7 +195,7 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
         # Over connections of their own: at the peak of a sale holds must end on time.
         for name, loop in parts.work_of(parts.use_cases(clients.loops)).items():
             loops.start(loop, name=name)
-        for name, loop in parts.looks().items():
+        for name, loop in parts.looks(readiness, keyring).items():
             loops.start(loop, name=name)
         try:
             async with loops.watched():
@@ -546,7 +546,7 @@ class _Parts:
         )
         return {"expiry": expiry.run(), "recovery": recovery.run()}
 
-    def looks(self) -> dict[str, Coroutine[None, None, None]]:
+    def looks(self, readiness: Readiness, keyring: Keyring | None) -> dict[str, Coroutine[None, None, None]]:
         """The loops that see for operators how things are."""
         metrics, leader, relay, remote = (
             self.telemetry.metrics,
@@ -556,10 +556,14 @@ class _Parts:
         )
         gauges = Gauges(
             metrics,
+            ready=lambda: readiness.ready,
+            clock_skew=lambda: self.clock.skew_seconds,
+            shards=lambda: len(leader.shards),
             shards_held=lambda: len(leader.held),
             oldest_event=lambda: relay.oldest_age,
             watches=lambda: len(self.audience),
             circuit=(lambda: remote.circuit) if remote is not None else None,
+            keys_age=(lambda: keyring.age) if keyring is not None else None,
         )
         found = metrics.gauge("outbox_dead_letters", "Dead letters of the shards that this process works on.")
         dead = DeadLetters(self.outbox, held_shards=lambda: leader.held, found=found)

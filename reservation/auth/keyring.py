@@ -39,7 +39,13 @@ class Keyring:
         self._pause = pause
         self._fetching: asyncio.Task[None] | None = None
         self._asked_at = float("-inf")
+        self._told_at = float("-inf")
         self._current = False
+
+    @property
+    def age(self) -> float:
+        """Seconds since the issuer has told its keys; infinite if it never has."""
+        return self._monotonic() - self._told_at
 
     async def find(self, key_id: str | None, until: float) -> Key | None:
         """None: the issuer has no such key. Asks for an unknown one, which all who wait share.
@@ -83,6 +89,7 @@ class Keyring:
             log.warning("issuer.unreachable", error=str(error), keys_known=self.keys is not None)
         else:
             self._current = True
+            self._told_at = self._monotonic()
             if keys != self.keys:
                 self.keys = keys
                 log.info("issuer.keys", key_ids=sorted(keys.by_id))

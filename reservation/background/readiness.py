@@ -38,6 +38,11 @@ class Readiness:
         self._probed = {tables.inventory: ("pk",)}
         self._ready: bool | None = None
 
+    @property
+    def ready(self) -> bool:
+        """What the last check has found."""
+        return self._ready is True
+
     async def run(self) -> None:
         """Repeats the check until cancelled. The first one is the start's, before anything is served."""
         while True:

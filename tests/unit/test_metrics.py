@@ -57,7 +57,17 @@ def test_calls_retries_and_throttles_are_told_by_operation() -> None:
 
 def test_a_circuit_is_in_one_state() -> None:
     metrics = Metrics()
-    gauges = Gauges(metrics, shards_held=lambda: 4, oldest_event=lambda: 1.5, watches=lambda: 2, circuit=lambda: "open")
+    gauges = Gauges(
+        metrics,
+        ready=lambda: True,
+        clock_skew=lambda: -0.5,
+        shards=lambda: 16,
+        shards_held=lambda: 4,
+        oldest_event=lambda: 1.5,
+        watches=lambda: 2,
+        circuit=lambda: "open",
+        keys_age=lambda: 30.0,
+    )
     gauges.look()
     states = {
         state: value(metrics, "circuit_state", circuit="inventory", state=state)
@@ -65,3 +75,5 @@ def test_a_circuit_is_in_one_state() -> None:
     }
     assert states == {"closed": 0, "half_open": 0, "open": 1}
     assert (value(metrics, "lease_held", kind="shard"), value(metrics, "outbox_lag_seconds")) == (4, 1.5)
+    assert (value(metrics, "reservation_ready"), value(metrics, "lease_shards")) == (1, 16)
+    assert (value(metrics, "clock_skew_seconds"), value(metrics, "issuer_keys_age_seconds")) == (-0.5, 30)

@@ -290,6 +290,15 @@ async def test_equal_keys_leave_what_is_remembered(stage: Stage) -> None:
     assert await stage.caller(token) is first
 
 
+async def test_keys_grow_old_while_the_issuer_tells_none(stage: Stage) -> None:
+    assert stage.ring.age == float("inf")
+    await stage.ring.refresh()
+    stage.keys = None
+    stage.time.advance(30_000)
+    await stage.ring.refresh()
+    assert stage.ring.age == 30
+
+
 async def test_known_keys_outlive_the_issuer_and_an_unknown_one_cannot_be_judged(stage: Stage) -> None:
     await stage.ring.refresh()
     stage.keys = None
