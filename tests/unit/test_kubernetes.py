@@ -10,6 +10,7 @@ import yaml
 
 from reservation import app
 from reservation.edge import EdgeConfig, binary, render, write
+from reservation.settings import Settings
 from tests.support.cloudformation import template
 from tests.support.edge import REPOSITORY
 
@@ -106,6 +107,20 @@ def test_envoy_refuses_requests_before_it_is_killed_for_its_memory() -> None:
     )
     limit = ENVOY["resources"]["limits"]["memory"]
     assert heap < int(limit.removesuffix("Mi")) * MIB
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_settings_are_read_by_the_service_and_lead_where_the_manifests_do(
+    overlay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = _environment(overlay)
+    assert [name for name in values if name.lower() not in Settings.model_fields] == []
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings.from_environment()
+    ports = {port["name"]: port["containerPort"] for each in (ENVOY, SERVICE) for port in each["ports"]}
+    assert ports == {"http": settings.server_port, "grpc": settings.grpc_server_port}
+    assert settings.bind_host == "0.0.0.0"  # noqa: S104
 
 
 def test_only_in_development_is_every_caller_believed() -> None:
