@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Protocol
 
 import grpc
@@ -13,7 +14,7 @@ from reservation.api.descriptors import rest_route
 log = structlog.get_logger()
 
 ONE_IN = 100
-"""Of the successes beyond the limit one in so many has its line."""
+"""Of the calls beyond the limit one in so many has its line."""
 
 Ended = Callable[[str, str, int, bool, float], None]
 """Hears of the end of a call: its code ("OK", or the error's), the gRPC status by name, the HTTP status that goes with
@@ -46,9 +47,28 @@ class Unmeasured:
         return lambda code, status, http, rest, seconds: None
 
 
+class _Thinned:
+    """Which calls of one kind have a line: so many a second, and one in ONE_IN beyond them."""
+
+    def __init__(self, lines_per_second: int) -> None:
+        self._limit = lines_per_second
+        self._second = -1
+        self._calls = 0
+
+    def weight(self, now: float) -> int:
+        """How many calls a line for this one stands for; 0: it has none."""
+        if int(now) != self._second:
+            self._second, self._calls = int(now), 0
+        self._calls += 1
+        if self._calls <= self._limit:
+            return 1
+        return ONE_IN if (self._calls - self._limit) % ONE_IN == 0 else 0
+
+
 class Outcomes:
-    """Every failure has its line; successes have so many a second, and beyond them one in 100, which says so by
-    `stands_for`. `pseudonym`: what a line may say of a user."""
+    """Every fault of ours has its line. Successes have so many a second, and so have refusals, most of what a sale that
+    is nearly over answers; beyond them one in 100 has, which says so by `stands_for`. `pseudonym`: what a line may say
+    of a user."""
 
     def __init__(
         self,
@@ -60,10 +80,9 @@ class Outcomes:
     ) -> None:
         self._meter: Meter = meter or Unmeasured()
         self._pseudonym = pseudonym
-        self._limit = lines_per_second
         self._monotonic = monotonic
-        self._second = -1
-        self._successes = 0
+        self._successes = _Thinned(lines_per_second)
+        self._refusals = _Thinned(lines_per_second)
 
     def reports(self, service: str, method: str, *, stream: bool = False) -> Report:
         """For one rpc; `service` is its full name."""
@@ -74,21 +93,16 @@ class Outcomes:
         ) -> None:
             now = self._monotonic()
             measure(code, status.name, http, call.path is not None, now - started)
-            if weight := self._weight(code, now):
+            if weight := self._weight(http, now):
                 self._log(call, code, reservation_id, now - started, weight)
 
         return report
 
-    def _weight(self, code: str, now: float) -> int:
-        """How many calls a line for this one stands for; 0: it has none."""
-        if code != "OK":
+    def _weight(self, http: int, now: float) -> int:
+        if http >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return 1
-        if int(now) != self._second:
-            self._second, self._successes = int(now), 0
-        self._successes += 1
-        if self._successes <= self._limit:
-            return 1
-        return ONE_IN if (self._successes - self._limit) % ONE_IN == 0 else 0
+        kind = self._successes if http < HTTPStatus.BAD_REQUEST else self._refusals
+        return kind.weight(now)
 
     def _log(self, call: Call, code: str, reservation_id: str, seconds: float, weight: int) -> None:
         told: dict[str, object] = {"code": code, "ms": round(seconds * 1000, 1), "rest": call.path is not None}

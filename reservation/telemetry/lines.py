@@ -13,7 +13,7 @@ LIMIT_BYTES = 4 * 1024 * 1024
 
 
 class LineWriter:
-    """Looks like a binary file to structlog. A thread writes what has gathered to the file descriptor, a few times a
+    """Looks like a binary file to structlog. A thread writes what has gathered to the file descriptor, fifty times a
     second at most; lines beyond `limit` bytes are lost and counted, and a line of `lost(number)` says so. close() waits
     for what is left, 2 seconds at most; it is called at the exit of the process at the latest."""
 

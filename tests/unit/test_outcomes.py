@@ -1,5 +1,7 @@
 """Which calls have a line in the log, and what it says."""
 
+from collections import Counter
+
 import grpc
 import pytest
 from structlog.testing import capture_logs
@@ -45,12 +47,22 @@ def test_beyond_the_limit_a_line_stands_for_a_hundred_successes_until_the_second
     assert len(logged) == 10
 
 
-def test_every_failure_has_its_line() -> None:
-    report = Outcomes(lines_per_second=0).reports(SERVICE, "GetReservation")
+def test_refusals_are_thinned_by_themselves_and_faults_never() -> None:
+    report = Outcomes(lines_per_second=10, monotonic=Clock()).reports(SERVICE, "GetReservation")
     with capture_logs() as logged:
-        for _ in range(50):
+        succeed(report, 10 + 100)
+        for _ in range(10 + 200):
             report(call_of(), "RESERVATION_NOT_FOUND", NOT_FOUND, 404, "rsv_1", 100.0)
-    assert [(line["code"], line["reservation_id"]) for line in logged] == [("RESERVATION_NOT_FOUND", "rsv_1")] * 50
+        for _ in range(50):
+            report(call_of(), "SERVICE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE, 503, "rsv_1", 100.0)
+    lines = Counter((line["code"], line.get("stands_for", 1)) for line in logged)
+    assert lines == {
+        ("OK", 1): 10,
+        ("OK", 100): 1,
+        ("RESERVATION_NOT_FOUND", 1): 10,
+        ("RESERVATION_NOT_FOUND", 100): 2,
+        ("SERVICE_UNAVAILABLE", 1): 50,
+    }
 
 
 @pytest.mark.parametrize("key", ["", "secret"])
