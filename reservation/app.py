@@ -1,10 +1,11 @@
 """The composition root: settings become a running service. Only this module builds objects."""
 
+import asyncio
 import os
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -135,12 +136,16 @@ def _absolute(file: Path | None) -> Path | None:
 
 
 @asynccontextmanager
-async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator[Running]:
-    """Serves inside the block. `clock_offset` (milliseconds) moves the service's clock, for tests and drills.
+async def running(
+    settings: Settings, *, clock_offset: int = 0, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> AsyncIterator[Running]:
+    """Serves inside the block. `clock_offset` (milliseconds) moves the service's clock, for tests and drills; `sleep`
+    is how it lingers.
 
     Raises StartError, and LoopDied when a loop dies: it interrupts the block. Shutting down, in this order: not ready,
-    watches end, no new requests, those under way finish, commands whose callers left finish, loops stop, leases are
-    handed over, connections close, spans that are left are sent.
+    but serving until who looks at readiness has gone elsewhere; watches end, no new requests, those under way finish,
+    commands whose callers left finish, loops stop, leases are handed over, connections close, spans that are left are
+    sent.
     """
     _require_authentication(settings)
     credentials = _server_credentials(settings)
@@ -202,6 +207,9 @@ async def running(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator
                 yield Running(port, metrics_port)
         finally:
             await health.leave()
+            # A server that stops cancels what arrives until its goodbye has reached the clients, and what no handler
+            # has begun (https://github.com/grpc/grpc/issues/41785): callers must have gone elsewhere before.
+            await sleep(settings.linger_seconds)
             parts.audience.close()  # or the server would wait for watches, which have no end of their own
             await server.stop(DRAIN_SECONDS)
             await use_cases.drain()

@@ -48,6 +48,7 @@ async def running(
                 "aws_dynamodb_endpoint": None,
                 "aws_eventbridge_endpoint": None,
                 "aws_profile": None,
+                "linger_seconds": 0,  # Envoy has sent its clients away before
             }
         )
         queue_url = await prepare(settings)

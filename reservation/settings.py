@@ -150,6 +150,7 @@ class Settings(BaseSettings):
     hold_total_seconds_max: int = Field(default=300, ge=5)
     lease_seconds: float = Field(default=5.0, ge=1, le=60)
     shards: int = Field(default=16, ge=1, le=4096)
+    linger_seconds: float = Field(default=3.0, ge=0, le=60)
     max_clock_skew_seconds: float = Field(default=1.0, ge=0, le=60)
 
     max_concurrent_rpcs: int = Field(default=200, ge=8, le=10_000)

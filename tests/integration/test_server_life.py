@@ -207,6 +207,30 @@ async def test_a_command_whose_caller_left_takes_effect_and_its_key_finds_out(mi
 # The end
 
 
+async def test_a_stop_serves_as_before_but_not_ready_until_who_looks_at_readiness_has_gone_elsewhere(
+    ministack_url: str,
+) -> None:
+    lingers, gone = asyncio.Queue[float](), asyncio.Event()
+
+    async def linger(seconds: float) -> None:
+        lingers.put_nowait(seconds)
+        await gone.wait()
+
+    settings = own_settings(ministack_url, linger_seconds=7)
+    async with AsyncExitStack() as stack:
+        system = await stack.enter_async_context(selling(settings, sleep=linger))
+        stop = asyncio.create_task(stack.aclose())
+        assert await lingers.get() == 7
+        async with grpc.aio.insecure_channel(system.address) as channel:
+            assert await _health_of(channel, "readiness") == NOT_SERVING
+            held = await hold(channel, system.fresh_seats())
+            read = await call(channel, messages.GetReservationRequest(reservation_id=held))
+            assert read.message.status is messages.ReservationStatus.HOLD
+            assert not stop.done()
+        gone.set()
+        await stop
+
+
 async def test_a_stop_refuses_what_is_new_and_finishes_what_is_under_way(ministack_url: str) -> None:
     async with ConflictProxy(ministack_url) as proxy, AsyncExitStack() as stack:
         system = await stack.enter_async_context(selling(own_settings(proxy.url)))

@@ -93,6 +93,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
     endpoints = {
         "AWS_ENDPOINT_URL": settings.dynamodb_endpoint or "",
         "AWS_EVENTBRIDGE_ENDPOINT": settings.eventbridge_endpoint or "",
+        "LINGER_SECONDS": str(settings.linger_seconds),
     }
     return tables | endpoints
 

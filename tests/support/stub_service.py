@@ -61,12 +61,17 @@ class Decoded:
     seconds_left: float | None
 
 
+_ENVOYS_OWN_CHECK = "Envoy/HC"
+
+
 class _Recorder(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def __init__(self, received: list[Received]) -> None:
         self._received = received
 
     async def intercept_service(self, continuation: Any, call: Any) -> Any:
-        self._received.append(Received(call.method, tuple((each[0], each[1]) for each in call.invocation_metadata)))
+        metadata = tuple((each[0], each[1]) for each in call.invocation_metadata)
+        if ("user-agent", _ENVOYS_OWN_CHECK) not in metadata:
+            self._received.append(Received(call.method, metadata))
         return await continuation(call)
 
 

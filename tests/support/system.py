@@ -105,7 +105,7 @@ def own_settings(aws_url: str, **changes: Any) -> Settings:
     prefix = f"t{uuid.uuid4().hex[:12]}"
     values: dict[str, Any] = {f"dynamodb_table_{name}": f"{prefix}-{name}" for name in TABLES}
     values |= {"aws_endpoint_url": aws_url, "grpc_server_port": 0, "server_port": 0, "metrics_port": 0}
-    values |= {"user_rate_per_second": 100_000, "user_rate_burst": 100_000}
+    values |= {"user_rate_per_second": 100_000, "user_rate_burst": 100_000, "linger_seconds": 0}
     # Nobody listens there: the events stay in the outbox, where tests read them.
     values |= {"aws_eventbridge_endpoint": "http://127.0.0.1:9"}
     return Settings(**values | changes)
@@ -143,19 +143,19 @@ async def make_tables(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, *, clock_offset: int = 0) -> AsyncIterator[System]:
-    """The service, whether its tables are there or not."""
-    async with dynamodb_of(settings) as dynamodb, app.running(settings, clock_offset=clock_offset) as service:
+async def serving(settings: Settings, **options: Any) -> AsyncIterator[System]:
+    """The service, whether its tables are there or not; with `options` as app.running takes them."""
+    async with dynamodb_of(settings) as dynamodb, app.running(settings, **options) as service:
         address = f"localhost:{service.grpc_port}"
         async with grpc.aio.insecure_channel(address) as channel:
             yield System(settings, dynamodb, address, channel, service.metrics_port)
 
 
 @asynccontextmanager
-async def selling(settings: Settings) -> AsyncIterator[System]:
-    """The service over new tables, with the demo event on sale."""
+async def selling(settings: Settings, **options: Any) -> AsyncIterator[System]:
+    """The service over new tables, with the demo event on sale; with `options` as app.running takes them."""
     await make_tables(settings)
-    async with serving(settings) as system:
+    async with serving(settings, **options) as system:
         await system.put_on_sale(catalog.demo())
         yield system
 
