@@ -75,6 +75,12 @@ class KillableService:
         self._environment = os.environ | settings | {"GRPC_SERVER_PORT": str(port), "METRICS_PORT": "0"}
         self._process: Process | None = None
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs, or ran last."""
+        assert self._process is not None
+        return self._process.pid
+
     async def start(self) -> None:
         """Returns when its health says that it serves. Raises RuntimeError if it ends before, or takes a minute."""
         command = (sys.executable, "-m", "reservation", "serve")
@@ -98,11 +104,13 @@ class KillableService:
         await self._process.wait()
         return True
 
-    async def stop(self) -> None:
-        """SIGTERM, and waits for its end."""
-        if self._process is not None and self._process.returncode is None:
+    async def stop(self) -> int:
+        """SIGTERM, and waits for its end; the exit code, 0 also where none runs."""
+        if self._process is None:
+            return 0
+        if self._process.returncode is None:
             self._process.terminate()
-            await self._process.wait()
+        return await self._process.wait()
 
 
 @asynccontextmanager
