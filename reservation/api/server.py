@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
+from reservation.api.core import Server
 from reservation.api.descriptors import PACKAGE, pool
 
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -129,9 +130,8 @@ def build(
 ) -> grpc.aio.Server:
     """`max_rpcs`: how many calls of any kind may be open, watches and health among them. It is there for what nothing
     else counts (gRPC answers RESOURCE_EXHAUSTED by itself), so it should be more than all other limits together."""
-    server = grpc.aio.server(
-        maximum_concurrent_rpcs=max_rpcs,
-        options=[
+    server = Server(
+        [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             # Both the same, or gRPC would refuse by chance what is between them.
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
@@ -146,6 +146,7 @@ def build(
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ],
+        max_rpcs,
     )
     server.add_generic_rpc_handlers(tuple(services))
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, Strict(server))
@@ -159,4 +160,6 @@ def build(
     reflected.Add(descriptor_pb2.FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb))
     reflecting = reflection.aio.ReflectionServicer(names, pool=reflected)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, Strict(server))
+    for name in names:
+        server.register(f"/{name}/{method.name}" for method in reflected.FindServiceByName(name).methods)
     return server

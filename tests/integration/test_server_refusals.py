@@ -275,6 +275,15 @@ async def test_undecodable_bytes_to_health_and_reflection_are_an_invalid_argumen
     assert "DecodeError" not in refused.text
 
 
+@pytest.mark.parametrize("path", [b"/\xff", f"/{PACKAGE}.{SERVED[0]}?".encode() + b"\xff"])
+async def test_a_path_that_is_no_text_is_an_unknown_method_and_the_process_goes_on_serving(
+    system: System, path: bytes
+) -> None:
+    refused = await refusal(system.channel.unary_unary(path)(b""))
+    assert (refused.status, refused.text) == (grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+    await hold(system.channel, system.fresh_seats())
+
+
 async def test_a_message_of_64_kib_is_read_and_a_longer_one_is_refused_alone(system: System) -> None:
     fits = messages.GetReservationRequest(reservation_id="r" * (MAX_MESSAGE_BYTES - 4))
     too_long = replace(fits, reservation_id=fits.reservation_id + "r")
