@@ -1,7 +1,8 @@
 """A method table becomes grpc.aio handlers: admit, decode, one call, encode, and every failure told in one way.
 
 betterproto2 generates no grpc.aio server. Handlers take raw bytes because grpc.aio itself would answer undecodable ones
-with UNKNOWN and the exception's text.
+with UNKNOWN and the exception's text. They read their message themselves, as if there could be many, because it would
+never answer a caller that ends its request without one.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from reservation.api.call import Call
-from reservation.api.descriptors import PACKAGE, decoder
+from reservation.api.descriptors import PACKAGE, Undecodable, decoder
 from reservation.api.errors import Refusal, refusal_of
 from reservation.api.limits import Limits, Priority, require_time
 from reservation.api.outcomes import Outcomes, Report
@@ -92,22 +93,24 @@ def service(
     def rpc_handler(method: Method | Stream) -> grpc.RpcMethodHandler:
         report = heard.reports(full_name, method.name, stream=isinstance(method, Stream))
         if isinstance(method, Stream):
-            return grpc.unary_stream_rpc_method_handler(_stream(method, access, limits, report))
-        return grpc.unary_unary_rpc_method_handler(_unary(method, access, limits, report))
+            return grpc.stream_stream_rpc_method_handler(_stream(method, access, limits, report))
+        return grpc.stream_unary_rpc_method_handler(_unary(method, access, limits, report))
 
     return grpc.method_handlers_generic_handler(full_name, {method.name: rpc_handler(method) for method in methods})
 
 
-def _admission(method: Method | Stream, access: Access, limits: Limits) -> Callable[[bytes, Call], Awaitable[Any]]:
+def _admission(method: Method | Stream, access: Access, limits: Limits) -> Callable[[Any, Call], Awaitable[Any]]:
     """The one way in, for every rpc: who calls, may they, what do they want, and for whom."""
     decode = decoder(method.request)
     charge = limits.charge(method.priority)
 
-    async def admit(raw: bytes, call: Call) -> Any:
-        """The decoded message of a call that knows for whom it acts. Raises ReservationError."""
+    async def admit(raw: Any, call: Call) -> Any:
+        """The decoded message of a call that knows for whom it acts. `raw`: bytes, or EOF. Raises ReservationError."""
         require_time(call.until - time.monotonic())
         caller = await access.caller(call.authorization, via_edge=call.via_edge, until=call.until)
         caller.require(method.right)
+        if raw is grpc.aio.EOF:
+            raise Undecodable
         request = decode(raw)
         call.act_for(caller, getattr(request, "user_id", ""))
         charge(call.owner)
@@ -116,10 +119,11 @@ def _admission(method: Method | Stream, access: Access, limits: Limits) -> Calla
     return admit
 
 
-def _unary(method: Method, access: Access, limits: Limits, report: Report) -> Callable[[bytes, Any], Awaitable[bytes]]:
+def _unary(method: Method, access: Access, limits: Limits, report: Report) -> Callable[[Any, Any], Awaitable[bytes]]:
     admit, gate = _admission(method, access, limits), limits.gate(method.priority)
 
-    async def handle(raw: bytes, context: Any) -> bytes:
+    async def handle(_requests: Any, context: Any) -> bytes:
+        raw = await context.read()
         started = time.monotonic()
         call = _begun(method.name, context)
         request = answer = None
@@ -144,10 +148,10 @@ def _unary(method: Method, access: Access, limits: Limits, report: Report) -> Ca
     return handle
 
 
-def _stream(stream: Stream, access: Access, limits: Limits, report: Report) -> Callable[[bytes, Any], Awaitable[None]]:
+def _stream(stream: Stream, access: Access, limits: Limits, report: Report) -> Callable[[Any, Any], Awaitable[None]]:
     admit, gate = _admission(stream, access, limits), limits.gate(stream.priority)
 
-    async def encoded(raw: bytes, call: Call, about: list[str]) -> AsyncGenerator[bytes]:
+    async def encoded(raw: Any, call: Call, about: list[str]) -> AsyncGenerator[bytes]:
         gate.check()
         request = await admit(raw, call)
         about.append(_about(request))
@@ -155,7 +159,8 @@ def _stream(stream: Stream, access: Access, limits: Limits, report: Report) -> C
             while (answer := await _in_time(anext(answers, None), access.seconds_left(call.caller))) is not None:
                 yield bytes(answer)
 
-    async def handle(raw: bytes, context: Any) -> None:
+    async def handle(_requests: Any, context: Any) -> None:
+        raw = await context.read()
         started = time.monotonic()
         call = _begun(stream.name, context)
         begun, about = False, list[str]()
@@ -217,14 +222,14 @@ def _about(message: Any) -> str:
     return getattr(message, "reservation_id", "")
 
 
-def _refused(method: Method | Stream, error: Exception, raw: bytes, context: Any) -> Refusal:
+def _refused(method: Method | Stream, error: Exception, raw: Any, context: Any) -> Refusal:
     refusal = refusal_of(error)
     if refusal.rule.status is grpc.StatusCode.INTERNAL:
         log.error("rpc.failed", exc_info=error, secrets=_secrets(method, raw, context))
     return refusal
 
 
-def _secrets(method: Method | Stream, raw: bytes, context: Any) -> list[str]:
+def _secrets(method: Method | Stream, raw: Any, context: Any) -> list[str]:
     """What of the call must not be in the log, even where the words of an exception quote it."""
     metadata = dict(context.invocation_metadata())
     found = [metadata.get("authorization", "").rpartition(" ")[2], metadata.get("idempotency-key", "").strip('"')]

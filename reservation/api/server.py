@@ -80,7 +80,7 @@ class _Servicer(HealthServicer):  # type: ignore[misc]  # it comes without types
 
 class Strict:
     """Registers services that grpcio brings along. By itself it would answer bytes that are no message with UNKNOWN and
-    its parser's words."""
+    its parser's words, and where no message comes at all nothing."""
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self._server = server
@@ -93,12 +93,16 @@ class Strict:
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, strict),))
 
 
+_NO_MESSAGE = b"\xff"
+"""Nor is this one."""
+
+
 def _strict(handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
     parse = handler.request_deserializer
 
-    async def parsed(raw: bytes, context: Any) -> Any:
+    async def parsed(raw: Any, context: Any) -> Any:
         try:
-            return parse(raw)
+            return parse(raw if raw is not grpc.aio.EOF else _NO_MESSAGE)
         except DecodeError:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "bad request: the message cannot be decoded")
 
@@ -110,12 +114,12 @@ def _strict(handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
 
         return grpc.stream_stream_rpc_method_handler(stream, None, handler.response_serializer)
 
-    async def one(raw: bytes, context: Any) -> Any:
+    async def one(_requests: Any, context: Any) -> Any:
         behavior = handler.unary_stream or handler.unary_unary
-        return await behavior(await parsed(raw, context), context)
+        return await behavior(await parsed(await context.read(), context), context)
 
     register = (
-        grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
+        grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
     )
     return register(one, None, handler.response_serializer)
 

@@ -259,20 +259,20 @@ class _TracedService(grpc.GenericRpcHandler):  # type: ignore[misc]  # it comes 
         if handler is None or handler.response_streaming or not self._is_sampled(details.invocation_metadata):
             return handler
 
-        async def within(raw: bytes, context: Any) -> bytes:
+        async def within(requests: Any, context: Any) -> bytes:
             _recording.set(True)  # for this call's own task, and what it starts
-            answer: bytes = await handler.unary_unary(raw, _InSpan(context))
+            answer: bytes = await handler.stream_unary(requests, _InSpan(context))
             return answer
 
         async def continuation(_: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-            return grpc.unary_unary_rpc_method_handler(within)
+            return grpc.stream_unary_rpc_method_handler(within)
 
-        async def traced(raw: bytes, context: Any) -> bytes:
+        async def traced(requests: Any, context: Any) -> bytes:
             instrumented = await self._instrumentation.intercept_service(continuation, details)
-            answer: bytes = await instrumented.unary_unary(raw, context)
+            answer: bytes = await instrumented.stream_unary(requests, context)
             return answer
 
-        return grpc.unary_unary_rpc_method_handler(traced)
+        return grpc.stream_unary_rpc_method_handler(traced)
 
 
 class _InSpan:

@@ -284,6 +284,17 @@ async def test_a_path_that_is_no_text_is_an_unknown_method_and_the_process_goes_
     await hold(system.channel, system.fresh_seats())
 
 
+@pytest.mark.parametrize(
+    "method", [*(f"/{PACKAGE}.{served}" for served in (SERVED[0], STREAM)), "/grpc.health.v1.Health/Check"]
+)
+async def test_a_request_that_ends_without_a_message_is_refused_at_once(system: System, method: str) -> None:
+    """Without a deadline: what is not answered at once never is."""
+    call = system.channel.stream_stream(method)(iter(()))
+    refused = await refusal(asyncio.wait_for(call.read(), 30))
+    assert refused.status is grpc.StatusCode.INVALID_ARGUMENT
+    assert "cannot be decoded" in refused.text
+
+
 async def test_a_message_of_64_kib_is_read_and_a_longer_one_is_refused_alone(system: System) -> None:
     fits = messages.GetReservationRequest(reservation_id="r" * (MAX_MESSAGE_BYTES - 4))
     too_long = replace(fits, reservation_id=fits.reservation_id + "r")
