@@ -18,6 +18,7 @@ from tests.support.stub_service import PACKAGE, status_details
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CREATE = f"/{PACKAGE}.ReservationService/CreateReservation"
+CONFIRM = f"/{PACKAGE}.ReservationService/ConfirmReservation"
 WATCH = f"/{PACKAGE}.ReservationService/WatchReservation"
 FORGED_EDGE = (("x-edge", "0"), ("x-edge", "2"), ("x-forwarded-client-cert", 'Subject="CN=somebody"'))
 
@@ -73,6 +74,42 @@ async def test_an_unhandled_exception_and_an_unknown_method_answer_as_the_servic
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await channel.unary_unary(method)(bytes(v1.CreateReservationRequest(user_id=user)))
         assert refused.value.code() is status
+
+
+@pytest.mark.parametrize("path", [f"{CREATE}?".encode() + b"\xff", b"/grpc.health.v1.Health/Check?\xc3\xa9"])
+async def test_a_path_that_is_not_ascii_never_reaches_the_service(
+    world: EdgeOverStub, channel: grpc.aio.Channel, path: bytes
+) -> None:
+    """grpc.aio, as the stub has it, ends when it cannot read one."""
+    world.stub.received.clear()
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await channel.unary_unary(path)(b"")
+    assert (refused.value.code(), refused.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, "Malformed request")
+    assert world.stub.received == []
+
+
+async def test_callers_that_never_send_their_message_take_no_place_from_others(
+    world: EdgeOverStub, channel: grpc.aio.Channel
+) -> None:
+    """More of them than may be under way at a time."""
+    silent = [channel.stream_stream(path)() for path in (CREATE, CONFIRM, WATCH) for _ in range(80)]
+    try:
+        while (await stats(world.edge, r"^http\.edge\.downstream_rq_active$")).popitem()[1] < len(silent):
+            pass
+        active = await stats(world.edge, r"^cluster\.grpc_(upstream|watch)\.upstream_rq_active$")
+        assert set(active.values()) == {0}
+        await _create(channel)
+    finally:
+        for call in silent:
+            call.cancel()
+
+
+async def test_a_message_that_is_too_long_for_the_edge_is_refused_as_the_service_would(
+    channel: grpc.aio.Channel,
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await channel.unary_unary(CREATE)(b"x" * 200_000)
+    assert (refused.value.code(), refused.value.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "Message too large")
 
 
 @pytest.mark.parametrize(("deadline", "at_most"), [(5, 5), (60, 10), (None, 60)])
