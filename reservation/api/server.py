@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -19,6 +20,8 @@ MAX_METADATA_BYTES = 32 * 1024
 """Names, values and 32 bytes an entry (https://www.rfc-editor.org/rfc/rfc9113#section-6.5.2). Twice what Envoy takes,
 so that it is Envoy that refuses REST callers: they would read RESOURCE_EXHAUSTED as a rate limit."""
 STREAMS_A_CONNECTION = 1000
+OPEN_STREAMS = 500
+"""Of health and reflection together. They ask for no token, so they must not take what `max_rpcs` leaves for others."""
 CONNECTION_AGE_SECONDS = 60
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -84,12 +87,13 @@ class Strict:
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self._server = server
+        self._open = _Open()
 
     def add_generic_rpc_handlers(self, _handlers: object) -> None:
         """The same handlers come by name."""
 
     def add_registered_method_handlers(self, name: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
-        strict = {method: _strict(handler) for method, handler in handlers.items()}
+        strict = {method: _strict(handler, self._open) for method, handler in handlers.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, strict),))
 
 
@@ -97,7 +101,24 @@ _NO_MESSAGE = b"\xff"
 """Nor is this one."""
 
 
-def _strict(handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+class _Open:
+    """The streams that are open."""
+
+    def __init__(self) -> None:
+        self._streams = 0
+
+    @asynccontextmanager
+    async def one_more(self, context: Any) -> AsyncIterator[None]:
+        if self._streams >= OPEN_STREAMS:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams of health and reflection")
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
+
+
+def _strict(handler: grpc.RpcMethodHandler, streams: _Open) -> grpc.RpcMethodHandler:
     parse = handler.request_deserializer
 
     async def parsed(raw: Any, context: Any) -> Any:
@@ -109,19 +130,22 @@ def _strict(handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
     if handler.request_streaming:
 
         async def stream(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
-            async for answer in handler.stream_stream(_each(requests, parsed, context), context):
-                yield answer
+            async with streams.one_more(context):
+                async for answer in handler.stream_stream(_each(requests, parsed, context), context):
+                    yield answer
 
         return grpc.stream_stream_rpc_method_handler(stream, None, handler.response_serializer)
 
     async def one(_requests: Any, context: Any) -> Any:
-        behavior = handler.unary_stream or handler.unary_unary
-        return await behavior(await parsed(await context.read(), context), context)
+        return await handler.unary_unary(await parsed(await context.read(), context), context)
 
-    register = (
-        grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
-    )
-    return register(one, None, handler.response_serializer)
+    async def written(_requests: Any, context: Any) -> None:
+        async with streams.one_more(context):
+            await handler.unary_stream(await parsed(await context.read(), context), context)
+
+    if handler.response_streaming:
+        return grpc.stream_stream_rpc_method_handler(written, None, handler.response_serializer)
+    return grpc.stream_unary_rpc_method_handler(one, None, handler.response_serializer)
 
 
 async def _each(requests: AsyncIterator[bytes], parsed: Any, context: Any) -> AsyncIterator[Any]:
@@ -153,7 +177,8 @@ def build(
         max_rpcs,
     )
     server.add_generic_rpc_handlers(tuple(services))
-    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, Strict(server))
+    strict = Strict(server)
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, strict)
     names = (
         f"{PACKAGE}.ReservationService",
         f"{PACKAGE}.InventoryService",
@@ -163,7 +188,7 @@ def build(
     reflected = pool()
     reflected.Add(descriptor_pb2.FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb))
     reflecting = reflection.aio.ReflectionServicer(names, pool=reflected)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, Strict(server))
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, strict)
     for name in names:
         server.register(f"/{name}/{method.name}" for method in reflected.FindServiceByName(name).methods)
     return server

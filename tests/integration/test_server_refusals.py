@@ -15,10 +15,10 @@ from structlog.testing import capture_logs
 from reservation import catalog, ministack
 from reservation.api.call import Call
 from reservation.api.registration import Answer, Handler, Method
-from reservation.api.server import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
+from reservation.api.server import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES, OPEN_STREAMS
 from reservation.auth.caller import Right
 from reservation.catalog import Catalog
-from reservation.domain.errors import ReservationError
+from reservation.domain.errors import ReservationError, ReservationNotFound
 from reservation.domain.model import Event
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from tests.support.conflict_proxy import ConflictProxy
@@ -37,6 +37,7 @@ from tests.support.system import (
     selling,
     serving,
     serving_only,
+    watch_health,
 )
 from tests.unit.examples import HOLD
 
@@ -293,6 +294,33 @@ async def test_a_request_that_ends_without_a_message_is_refused_at_once(system: 
     refused = await refusal(asyncio.wait_for(call.read(), 30))
     assert refused.status is grpc.StatusCode.INVALID_ARGUMENT
     assert "cannot be decoded" in refused.text
+
+
+async def test_streams_that_need_no_token_cannot_take_every_place_that_the_process_has() -> None:
+    """Reflection's count too, and who leaves makes room."""
+    method = Method("GetReservation", messages.GetReservationRequest, _finds_nothing, Right.RESERVATIONS)
+    async with serving_only(method, max_rpcs=OPEN_STREAMS + 10) as channel:
+        watches = [watch_health(channel, "liveness") for _ in range(OPEN_STREAMS)]
+        await asyncio.gather(*(watch.read() for watch in watches))
+        for path in ("/grpc.health.v1.Health/Watch", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"):
+            assert (await _refused_raw(channel, path, b"")).status is grpc.StatusCode.RESOURCE_EXHAUSTED
+        refused = await refusal(call(channel, messages.GetReservationRequest(reservation_id="rsv_1")))
+        assert refused.reason == "RESERVATION_NOT_FOUND"
+        watches.pop().cancel()
+        while not await _is_watched(channel):
+            pass
+
+
+async def _finds_nothing(_request: Any, _call: Call) -> Answer:
+    raise ReservationNotFound
+
+
+async def _is_watched(channel: grpc.aio.Channel) -> bool:
+    try:
+        await watch_health(channel, "liveness").read()
+    except grpc.aio.AioRpcError:
+        return False
+    return True
 
 
 async def test_a_message_of_64_kib_is_read_and_a_longer_one_is_refused_alone(system: System) -> None:
