@@ -18,6 +18,10 @@ REFRESH_SECONDS = 300.0
 RETRY_SECONDS = 10.0
 """After how long at the earliest a token with an unknown key, or a failure, makes us ask again."""
 
+MOST_WAITING = 32
+"""Calls with unknown keys that may wait for an answer at a time. Anybody can make one up, and while the issuer is slow
+to answer they would take the places of those whose keys are known."""
+
 
 class Keyring:
     """Keys outlive an issuer that cannot be reached. `keys` is another object only when they have changed; None: they
@@ -41,6 +45,7 @@ class Keyring:
         self._asked_at = float("-inf")
         self._told_at = float("-inf")
         self._current = False
+        self._waiting = 0
 
     @property
     def age(self) -> float:
@@ -50,15 +55,24 @@ class Keyring:
     async def find(self, key_id: str | None, until: float) -> Key | None:
         """None: the issuer has no such key. Asks for an unknown one, which all who wait share.
 
-        Raises ServiceUnavailable if that cannot be known by `until`, in time.monotonic() seconds.
+        Raises ServiceUnavailable if that cannot be known by `until`, in time.monotonic() seconds, or too many wait.
         """
         if self.keys is not None and (key := self.keys.find(key_id)) is not None:
             return key
         if self._fetching is not None or self._monotonic() >= self._asked_at + RETRY_SECONDS:
-            await asyncio.wait((self._asked(),), timeout=max(0.0, until - self._monotonic()))
+            await self._wait(max(0.0, until - self._monotonic()))
         if self._fetching is not None or self.keys is None or not self._current:
             raise ServiceUnavailable
         return self.keys.find(key_id)
+
+    async def _wait(self, seconds: float) -> None:
+        if self._waiting >= MOST_WAITING and self.keys is not None:
+            raise ServiceUnavailable
+        self._waiting += 1
+        try:
+            await asyncio.wait((self._asked(),), timeout=seconds)
+        finally:
+            self._waiting -= 1
 
     async def refresh(self) -> None:
         """Asks the issuer, together with whoever else is asking. Failures are told in the log."""

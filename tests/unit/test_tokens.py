@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from reservation.auth.access import Access
 from reservation.auth.caller import TRUSTED, UNVERIFIED, Caller, Right
 from reservation.auth.issuer import IssuerError
-from reservation.auth.keyring import REFRESH_SECONDS, RETRY_SECONDS, Keyring
+from reservation.auth.keyring import MOST_WAITING, REFRESH_SECONDS, RETRY_SECONDS, Keyring
 from reservation.auth.keys import Keys, keys_of
 from reservation.auth.tokens import LEEWAY_MS, TOKEN_BYTES, Tokens
 from reservation.domain.errors import Forbidden, ReservationError, ServiceUnavailable, Unauthenticated
@@ -260,6 +260,29 @@ async def test_a_flood_of_unknown_keys_asks_once_in_ten_seconds(stage: Stage) ->
         for number in range(50):
             assert isinstance(await stage.refused(OTHER.sign(claims(), kid=f"made-up-{number}")), Unauthenticated)
     assert stage.asked == 1 + 3
+
+
+async def test_a_slow_issuer_makes_few_wait_and_nobody_whose_key_is_known() -> None:
+    answer = asyncio.Event()
+    fetches = 0
+
+    async def fetch() -> Keys:
+        nonlocal fetches
+        fetches += 1
+        if fetches > 1:
+            await answer.wait()
+        return published(RS, OTHER)
+
+    ring = Keyring(fetch, monotonic=lambda: fetches * RETRY_SECONDS)
+    await ring.refresh()
+    waiting = [asyncio.create_task(ring.find(f"made-up-{number}", UNTIL)) for number in range(MOST_WAITING)]
+    await asyncio.sleep(0)
+    with pytest.raises(ServiceUnavailable):
+        await asyncio.wait_for(ring.find("made-up", UNTIL), 5)
+    assert await ring.find(RS.id, UNTIL) is not None
+    answer.set()
+    assert await asyncio.gather(*waiting) == [None] * MOST_WAITING
+    assert fetches == 2
 
 
 async def test_a_withdrawn_key_is_believed_no_more_not_even_what_is_remembered(stage: Stage) -> None:
