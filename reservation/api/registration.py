@@ -20,7 +20,7 @@ from structlog.contextvars import bind_contextvars
 from reservation.api.call import Call
 from reservation.api.descriptors import PACKAGE, Undecodable, decoder
 from reservation.api.errors import Refusal, refusal_of
-from reservation.api.limits import Limits, Priority, require_time
+from reservation.api.limits import ID_LENGTH, Limits, Priority, require_time
 from reservation.api.outcomes import Outcomes, Report
 from reservation.auth.access import Access
 from reservation.auth.caller import Right
@@ -218,8 +218,10 @@ def _begun(rpc: str, context: Any) -> Call:
 
 
 def _about(message: Any) -> str:
-    """The id of the reservation that a message is about, "" if it names none."""
-    return getattr(message, "reservation_id", "")
+    """The id of the reservation that a message is about, "" if it names none. No longer than a good one: lines tell it,
+    of refused messages too, and 64 KiB would push others out of the log."""
+    about: str = getattr(message, "reservation_id", "")
+    return about[:ID_LENGTH]
 
 
 def _refused(method: Method | Stream, error: Exception, raw: Any, context: Any) -> Refusal:

@@ -345,6 +345,15 @@ async def test_metadata_of_30_kib_is_read_and_more_is_refused_alone(system: Syst
     assert {each.status for each in await refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
+async def test_an_id_of_64_kib_does_not_fill_the_log() -> None:
+    method = Method("GetReservation", messages.GetReservationRequest, _finds_nothing, Right.RESERVATIONS)
+    with capture_logs() as logged:
+        async with serving_only(method) as channel:
+            await refusal(call(channel, messages.GetReservationRequest(reservation_id="r" * 60_000)))
+    (line,) = (entry for entry in logged if entry["event"] == "rpc")
+    assert line["reservation_id"] == "r" * 128
+
+
 # A handler's own fault
 
 
