@@ -293,6 +293,15 @@ async def test_a_watch_streams_events_outlives_the_route_timeout_and_takes_nothi
     assert world.stub.decoded[-1].seconds_left is None
 
 
+async def test_a_slash_at_the_end_puts_no_watch_among_the_sale(world: EdgeOverStub, rest: httpx.AsyncClient) -> None:
+    world.stub.may_go_on.clear()
+    async with rest.stream("GET", "/v1/reservations/rsv_1/watch/") as answer:
+        assert (await anext(_events(answer)))["status"] == "HOLD"
+        active = await stats(world.edge, r"^cluster\.grpc_(upstream|watch)\.upstream_rq_active$")
+        assert active == {"cluster.grpc_upstream.upstream_rq_active": 0, "cluster.grpc_watch.upstream_rq_active": 1}
+        world.stub.may_go_on.set()
+
+
 @pytest.mark.parametrize(
     ("user", "status", "code"),
     [("refused", 409, "SEAT_UNAVAILABLE"), ("plain:NOT_FOUND", 404, "NOT_FOUND"), ("raises", 500, "INTERNAL_ERROR")],

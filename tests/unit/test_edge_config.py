@@ -137,7 +137,7 @@ def test_no_stream_shares_a_cluster_with_the_sale() -> None:
     """A watch or an open reflection call may fill its own circuit breaker, never the one that sales pass."""
     config = yaml.safe_load(render(EdgeConfig()))
     streams = {
-        "/v1/reservations/[^/]+/watch",
+        "/v1/reservations/[^/]+/watch/?",
         "/com.traffic_tacos.reservation.v1.ReservationService/WatchReservation",
         "/grpc.health.v1.Health/Watch",
         "/grpc.reflection.",
@@ -175,7 +175,7 @@ def test_holders_of_seats_and_health_have_circuit_breakers_of_their_own() -> Non
     first = {_path(each["match"]) for each in _routes(config) if each.get("route", {}).get("priority") == "HIGH"}
     native = "/com.traffic_tacos.reservation.v1.ReservationService/"
     health = {"/health", "/actuator/health", "/actuator/health/liveness", "/actuator/health/readiness"}
-    held = {"/v1/reservations/(confirm|cancel|extend)"} | {
+    held = {"/v1/reservations/(confirm|cancel|extend)/?"} | {
         f"{native}{each}" for each in ("ConfirmReservation", "CancelReservation", "ExtendHold")
     }
     assert first == held | health | {"/grpc.health.v1.Health/"}
