@@ -46,7 +46,7 @@ def test_no_container_may_write_its_root_gain_rights_or_take_more_than_its_share
     assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}
 
 
-@pytest.mark.parametrize("name", SERVICES.keys() - ONE_SHOT - WITHOUT_HEALTH_CHECK)
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - ONE_SHOT - WITHOUT_HEALTH_CHECK))
 def test_whoever_stays_up_is_asked_whether_it_is_well(name: str) -> None:
     assert "test" in SERVICES[name].get("healthcheck", {}) or ("build" in SERVICES[name] and _all("HEALTHCHECK"))
 
