@@ -1,17 +1,21 @@
 """CPU of the service process per request, and its ratio to the floor: an echo of the same sizes plus one bare call.
 
 The service is `reservation serve`; the store is a sink that answers at once; the load comes from this process over one
-channel with 32 requests in flight. Rounds of the service and of the floors are interleaved. One request in a hundred is
-traced; what that costs is the ratio to a second service that traces nothing.
+channel with 32 requests in flight. Rounds of the service and of the floors are interleaved. Every request has a key of
+its own and a signed token, which comes twice: once to be verified and once to be remembered. One request in a hundred
+is traced; what that costs is the ratio to a second service that traces nothing. What a process does without requests
+(leases, relay, expirer, gauges) is in the figures, and told apart as CPU per second.
 """
 
 import asyncio
 import gc
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import count
+from itertools import count, islice
+from pathlib import Path
 
 import grpc
 import uvloop
@@ -23,39 +27,56 @@ from reservation.ministack import free_port
 from tests.bench import aws_calls, processes
 from tests.bench.figures import Figure, figure
 from tests.bench.sink import HELD, USER
+from tests.support.key_server import AUDIENCE, KeyServer, SigningKey, key_server
 
 _IN_FLIGHT = 32
 _REQUESTS = 3000
 _SERVICE = "/com.traffic_tacos.reservation.v1.ReservationService"
 
-# The size of an RS256 access token, which the edge forwards.
-_TOKEN = "Bearer " + "t" * 520
+_IDLE_SECONDS = 2.0
 
 Request = Callable[[], bytes]
 
 
 def measure(rounds: int = 5) -> dict[str, Figure]:
-    with ExitStack() as stack:
-        _, sink_port = stack.enter_context(processes.printing_its_port("tests.bench.sink", "0"))
-        _, collector_port = stack.enter_context(processes.printing_its_port("tests.bench.spans"))
-        sink = f"http://127.0.0.1:{sink_port}"
-        traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector_port}"}
-        services = []
-        for settings in (traced, {}):
-            port = free_port("127.0.0.1")
-            address = {"AWS_ENDPOINT_URL": sink, "GRPC_SERVER_PORT": str(port)} | processes.ONE_USER_WITHOUT_LIMIT
-            services.append((stack.enter_context(processes.service(address | settings)), port))
-        echoes = [
-            stack.enter_context(processes.printing_its_port("tests.bench.echo", "0", str(size)))
-            for size in (len(_create_answer()), len(_get_answer()))
-        ]
-        return uvloop.run(_measure(sink, services, echoes, rounds))
+    with tempfile.TemporaryDirectory() as directory:
+        return uvloop.run(_with_issuer(Path(directory), rounds))
+
+
+async def _with_issuer(directory: Path, rounds: int) -> dict[str, Figure]:
+    async with key_server(directory, SigningKey.new("bench", "RS256")) as issuer:
+        with ExitStack() as stack:
+            _, sink_port = stack.enter_context(processes.printing_its_port("tests.bench.sink", "0"))
+            _, collector_port = stack.enter_context(processes.printing_its_port("tests.bench.spans"))
+            sink = f"http://127.0.0.1:{sink_port}"
+            traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector_port}"}
+            services = [_service(stack, issuer, {"AWS_ENDPOINT_URL": sink} | settings) for settings in (traced, {})]
+            echoes = [
+                stack.enter_context(processes.printing_its_port("tests.bench.echo", "0", str(size)))
+                for size in (len(_create_answer()), len(_get_answer()))
+            ]
+            return await _measure(sink, services, echoes, _tokens(issuer), rounds)
+
+
+def _service(stack: ExitStack, issuer: KeyServer, settings: dict[str, str]) -> tuple[int, int]:
+    port = free_port("127.0.0.1")
+    believed = {"JWT_ISSUER_URI": issuer.uri, "JWT_AUDIENCE": AUDIENCE, "JWT_CA_FILE": str(issuer.ca_file)}
+    address = {"GRPC_SERVER_PORT": str(port)}
+    return stack.enter_context(
+        processes.service(settings | address | believed | processes.ONE_USER_WITHOUT_LIMIT)
+    ), port
+
+
+def _tokens(issuer: KeyServer) -> Iterator[str]:
+    for number in count():
+        yield from (issuer.token(USER, jti=str(number)),) * 2
 
 
 async def _measure(
-    sink: str, services: list[tuple[int, int]], echoes: list[tuple[int, int]], rounds: int
+    sink: str, services: list[tuple[int, int]], echoes: list[tuple[int, int]], tokens: Iterator[str], rounds: int
 ) -> dict[str, Figure]:
-    create, get = _creates(), _get_request()
+    creates = _creates()
+    create, get = lambda: next(creates), _get_request
     names = ("create", "get", "create_echo", "get_echo", "call", "untraced")
     costs: dict[str, list[float]] = {name: [] for name in names}
     (service, port), (untraced, untraced_port) = services
@@ -65,19 +86,20 @@ async def _measure(
     ):
         for each in (channel, without):
             await asyncio.wait_for(each.channel_ready(), 60)
-            await _load(each, f"{_SERVICE}/CreateReservation", lambda: next(create), 500)
-            await _load(each, f"{_SERVICE}/GetReservation", lambda: get, 500)
+            await _load(each, f"{_SERVICE}/CreateReservation", create, tokens, 500)
+            await _load(each, f"{_SERVICE}/GetReservation", get, tokens, 500)
+        idle = await _idle_ms_per_second(service)
         for _ in range(rounds):
-            costs["create"].append(await _cost(service, channel, "CreateReservation", lambda: next(create)))
-            costs["untraced"].append(await _cost(untraced, without, "CreateReservation", lambda: next(create)))
-            costs["get"].append(await _cost(service, channel, "GetReservation", lambda: get))
-            costs["create_echo"].append(await _echo_cost(echoes[0], lambda: next(create)))
-            costs["get_echo"].append(await _echo_cost(echoes[1], lambda: get))
+            costs["create"].append(await _cost(service, channel, "CreateReservation", create, tokens))
+            costs["untraced"].append(await _cost(untraced, without, "CreateReservation", create, tokens))
+            costs["get"].append(await _cost(service, channel, "GetReservation", get, tokens))
+            costs["create_echo"].append(await _echo_cost(echoes[0], create, tokens))
+            costs["get_echo"].append(await _echo_cost(echoes[1], get, tokens))
             costs["call"].append(await _call_cost(sink))
     create_floor = [echo + call for echo, call in zip(costs["create_echo"], costs["call"], strict=True)]
     get_floor = [echo + call for echo, call in zip(costs["get_echo"], costs["call"], strict=True)]
     return {
-        "create_cpu_ms": figure(costs["create"], "ms", requests=_REQUESTS),
+        "create_cpu_ms": figure(costs["create"], "ms", requests=_REQUESTS, idle_ms_per_s=round(idle, 2)),
         "create_over_floor": figure(_ratios(costs["create"], create_floor), "x", floor_ms=_middle(create_floor)),
         "tracing_cost": figure(
             _ratios(costs["create"], costs["untraced"]), "x", untraced_ms=_middle(costs["untraced"])
@@ -95,38 +117,45 @@ def _middle(values: list[float]) -> float:
     return round(sorted(values)[len(values) // 2], 4)
 
 
-async def _cost(pid: int, channel: grpc.aio.Channel, rpc: str, request: Request) -> float:
-    return await _cpu_ms(pid, channel, f"{_SERVICE}/{rpc}", request)
+async def _idle_ms_per_second(pid: int) -> float:
+    before = processes.cpu_seconds(pid)
+    await asyncio.sleep(_IDLE_SECONDS)
+    return (processes.cpu_seconds(pid) - before) * 1000 / _IDLE_SECONDS
 
 
-async def _echo_cost(echo: tuple[int, int], request: Request) -> float:
+async def _cost(pid: int, channel: grpc.aio.Channel, rpc: str, request: Request, tokens: Iterator[str]) -> float:
+    return await _cpu_ms(pid, channel, f"{_SERVICE}/{rpc}", request, tokens)
+
+
+async def _echo_cost(echo: tuple[int, int], request: Request, tokens: Iterator[str]) -> float:
     pid, port = echo
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        await _load(channel, "/Echo/Echo", request, 200)
-        return await _cpu_ms(pid, channel, "/Echo/Echo", request)
+        await _load(channel, "/Echo/Echo", request, tokens, 200)
+        return await _cpu_ms(pid, channel, "/Echo/Echo", request, tokens)
 
 
-async def _cpu_ms(pid: int, channel: grpc.aio.Channel, method: str, request: Request) -> float:
+async def _cpu_ms(pid: int, channel: grpc.aio.Channel, method: str, request: Request, tokens: Iterator[str]) -> float:
     before = processes.cpu_seconds(pid)
-    await _load(channel, method, request, _REQUESTS)
+    await _load(channel, method, request, tokens, _REQUESTS)
     return (processes.cpu_seconds(pid) - before) * 1000 / _REQUESTS
 
 
-async def _load(channel: grpc.aio.Channel, method: str, request: Request, requests: int) -> None:
+async def _load(channel: grpc.aio.Channel, method: str, request: Request, tokens: Iterator[str], requests: int) -> None:
     call = channel.unary_unary(method)
-    remaining = iter(range(requests))
+    signed = list(islice(tokens, requests))  # before the load, which signing would slow down
+    remaining = iter(enumerate(signed))
 
     async def client() -> None:
-        for number in remaining:
-            await call(request(), metadata=_metadata(sampled=number % 100 == 0), timeout=10)
+        for number, token in remaining:
+            await call(request(), metadata=_metadata(token, sampled=number % 100 == 0), timeout=10)
 
     await asyncio.gather(*(client() for _ in range(_IN_FLIGHT)))
 
 
-def _metadata(*, sampled: bool) -> tuple[tuple[str, str], ...]:
+def _metadata(token: str, *, sampled: bool) -> tuple[tuple[str, str], ...]:
     trace_id, flags = uuid.uuid4().hex, "01" if sampled else "00"
     return (
-        ("authorization", _TOKEN),
+        ("authorization", f"Bearer {token}"),
         ("idempotency-key", str(uuid.uuid4())),
         ("traceparent", f"00-{trace_id}-00f067aa0ba902b7-{flags}"),
         ("x-request-id", "5d1796a7-5c46-442b-a840-f891dcecc6d3"),
