@@ -18,7 +18,7 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from reservation.api.call import Call
-from reservation.api.descriptors import PACKAGE, Undecodable, decoder
+from reservation.api.descriptors import PACKAGE, Undecodable, decoder, encode
 from reservation.api.errors import Refusal, refusal_of
 from reservation.api.limits import ID_LENGTH, Limits, Priority, require_time
 from reservation.api.outcomes import Outcomes, Report
@@ -131,7 +131,7 @@ def _unary(method: Method, access: Access, limits: Limits, report: Report) -> Ca
             with gate:
                 request = await admit(raw, call)
                 answer = await method.handler(request, call)
-                encoded = bytes(answer.message)
+                encoded = _encoded(answer.message)
             if answer.headers:
                 await context.send_initial_metadata(answer.headers)
         except asyncio.CancelledError:
@@ -157,7 +157,7 @@ def _stream(stream: Stream, access: Access, limits: Limits, report: Report) -> C
         about.append(_about(request))
         async with aclosing(stream.handler(request, call)) as answers:
             while (answer := await _in_time(anext(answers, None), access.seconds_left(call.caller))) is not None:
-                yield bytes(answer)
+                yield encode(answer)
 
     async def handle(_requests: Any, context: Any) -> None:
         raw = await context.read()
@@ -172,7 +172,7 @@ def _stream(stream: Stream, access: Access, limits: Limits, report: Report) -> C
         except _Failed as failed:
             refusal = _refused(stream, failed.error, raw, context)
             if begun and call.path is not None:
-                await context.write(bytes(stream.in_band(refusal.rest_body(call))))
+                await context.write(encode(stream.in_band(refusal.rest_body(call))))
             report(call, refusal.error.code, refusal.rule.status, refusal.rule.http, "".join(about), started)
             await context.abort(refusal.rule.status, refusal.error.text, refusal.trailing_metadata(call))
         except asyncio.CancelledError:
@@ -215,6 +215,10 @@ def _begun(rpc: str, context: Any) -> Call:
     call = Call.of(context)
     bind_contextvars(rpc=rpc, traceId=call.trace_id, spanId=span_id(call.traceparent))
     return call
+
+
+def _encoded(message: betterproto2.Message | bytes) -> bytes:
+    return message if isinstance(message, bytes) else encode(message)
 
 
 def _about(message: Any) -> str:

@@ -375,7 +375,7 @@ async def _answers_what_cannot_be_encoded(_request: Any, _call: Call) -> Answer:
     [
         (_raises_what_nobody_foresaw, "in _raises_what_nobody_foresaw"),
         (_raises_a_refusal_of_no_kind, "in _raises_a_refusal_of_no_kind"),
-        (_answers_what_cannot_be_encoded, "bytes(answer.message)"),
+        (_answers_what_cannot_be_encoded, "_encoded(answer.message)"),
     ],
 )
 async def test_a_crash_is_an_internal_error_in_neutral_words_and_its_stack_is_logged(
