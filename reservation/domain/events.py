@@ -84,7 +84,7 @@ def body(reservation: Reservation) -> dict[str, Any]:
 def timestamp(milliseconds: int) -> str:
     """RFC 3339 as proto3 JSON prints it: no fraction for whole seconds, else three digits."""
     seconds, fraction = divmod(milliseconds, 1000)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    text = datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
     return f"{text}.{fraction:03d}Z" if fraction else f"{text}Z"
 
 
