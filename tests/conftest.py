@@ -1,5 +1,6 @@
 """Backends for every test: each starts once a run, and only if a test asks for it."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,9 @@ _REPORT = pytest.StashKey[BackendReport]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell that starts the tests in its background has Ctrl-C ignored by every process below it. Some test Ctrl-C.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_REPORT] = BackendReport()
     config.pluginmanager.register(config.stash[_REPORT])
 
