@@ -1,18 +1,19 @@
 """A service from its start to its end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 
 from reservation.api.server import Health, build
-from reservation.app.connections import connect_clients, events_of, remote_inventory
+from reservation.app.connections import Clients, connect_clients, events_of, remote_inventory
 from reservation.app.entrances import access_of, bind, keyring_of, most_open, require_authentication, server_credentials
 from reservation.app.errors import StartError
 from reservation.app.observation import exposing, telemetry_of
 from reservation.app.parts import Parts
+from reservation.auth.keyring import Keyring
 from reservation.background.bus import Bus, BusCheck
 from reservation.background.loops import Loops
 from reservation.background.readiness import Readiness
@@ -90,17 +91,7 @@ async def running(
             inventory=settings.grpc_client_inventory_service_address or "embedded",
             tls="off" if settings.tls_cert_file is None else "mutual" if settings.tls_client_ca_file else "on",
         )
-        loops.start(readiness.run(), name="readiness")
-        loops.start(bus.run(), name="bus")
-        loops.start(parts.background.leader.run(), name="leader")
-        loops.start(parts.halls.run(), name="hints")
-        loops.start(watches.run(), name="watches")
-        if keyring is not None:
-            loops.start(keyring.run(), name="issuer keys")
-        # Over connections of their own: at the peak of a sale holds must end on time.
-        for name, loop in parts.work_of(parts.use_cases(clients.loops)).items():
-            loops.start(loop, name=name)
-        for name, loop in parts.looks(readiness, keyring).items():
+        for name, loop in _loops(parts, clients, bus, watches, readiness, keyring).items():
             loops.start(loop, name=name)
         try:
             async with loops.watched():
@@ -116,3 +107,20 @@ async def running(
             await parts.background.stop(loops)
             await parts.halls.flush()
             log.info("stopped")
+
+
+def _loops(
+    parts: Parts, clients: Clients, bus: BusCheck, watches: Watches, readiness: Readiness, keyring: Keyring | None
+) -> dict[str, Coroutine[None, None, None]]:
+    """All that goes on beside the requests, by name."""
+    return {
+        "readiness": readiness.run(),
+        "bus": bus.run(),
+        "leader": parts.background.leader.run(),
+        "hints": parts.halls.run(),
+        "watches": watches.run(),
+        **({"issuer keys": keyring.run()} if keyring is not None else {}),
+        # Over connections of their own: at the peak of a sale holds must end on time.
+        **parts.work_of(parts.use_cases(clients.loops)),
+        **parts.looks(readiness, keyring),
+    }
