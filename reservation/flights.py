@@ -43,11 +43,11 @@ class Flights:
         while True:
             shared = self._shared.get(key) if key is not None else None
             task, patience = shared or self._start(key, command, until)
+            await asyncio.wait((task,), timeout=max(0.0, until - time.monotonic()))  # which leaves the task alone
+            if not task.done():
+                raise UpstreamTimeout
             try:
-                async with asyncio.timeout(max(0.0, until - time.monotonic())):
-                    return Landed(await asyncio.shield(task), joined=shared is not None)
-            except TimeoutError:
-                raise UpstreamTimeout from None
+                return Landed(task.result(), joined=shared is not None)
             except (UpstreamTimeout, ServiceUnavailable, IdempotencyInProgress):
                 if shared is None or until <= patience or time.monotonic() >= until:
                     raise
