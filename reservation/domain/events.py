@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from reservation.domain.model import Metadata, Money, Reservation, Seat, Status
@@ -84,8 +85,13 @@ def body(reservation: Reservation) -> dict[str, Any]:
 def timestamp(milliseconds: int) -> str:
     """RFC 3339 as proto3 JSON prints it: no fraction for whole seconds, else three digits."""
     seconds, fraction = divmod(milliseconds, 1000)
-    text = datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
-    return f"{text}.{fraction:03d}Z" if fraction else f"{text}Z"
+    return f"{_second(seconds)}.{fraction:03d}Z" if fraction else f"{_second(seconds)}Z"
+
+
+@lru_cache(maxsize=256)
+def _second(seconds: int) -> str:
+    """All that happens within a second shares its text."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
 
 
 def _seat(seat: Seat, reservation: Reservation) -> dict[str, Any]:

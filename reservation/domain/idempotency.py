@@ -71,5 +71,5 @@ def token_key(*, user_id: str, rpc: str, token: str, content: Iterable[str]) -> 
 
 def _digest(parts: Iterable[str]) -> str:
     """SHA-256 over length-prefixed parts, so that ("a", "bc") and ("ab", "c") differ."""
-    encoded = (part.encode() for part in parts)
-    return hashlib.sha256(b"".join(b"%d:%b" % (len(each), each) for each in encoded)).hexdigest()
+    prefixed = [f"{len(part) if part.isascii() else len(part.encode())}:{part}" for part in parts]  # length in bytes
+    return hashlib.sha256("".join(prefixed).encode()).hexdigest()
