@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from reservation.api.call import Call
 from reservation.api.descriptors import wire_class
@@ -24,7 +25,12 @@ from reservation.ports import Page
 
 _PAGE_SIZE = 20
 _EPOCH = datetime.fromtimestamp(0, UTC)
-_SEAT_STATUS = {status: messages.SeatStatus[status.value] for status in SeatStatus}
+_STATUS = {status: messages.ReservationStatus[status.value].value for status in Status}
+_SEAT_STATUS = {status: messages.SeatStatus[status.value].value for status in SeatStatus}
+_NO_STATUS = messages.SeatStatus.STATUS_UNSPECIFIED.value
+
+Parts = dict[str, Any]
+"""The fields of a message by name."""
 
 
 def create_command(request: messages.CreateReservationRequest, call: Call, key: str) -> Create:
@@ -118,22 +124,24 @@ def release_command(request: messages.ReleaseHoldRequest) -> Release:
     )
 
 
-def created(reservation: Reservation) -> messages.CreateReservationResponse:
-    return messages.CreateReservationResponse(
+def created(reservation: Reservation) -> bytes:
+    return _encoded(
+        "CreateReservationResponse",
         reservation_id=reservation.id,
-        status=_status(reservation),
+        status=_STATUS[reservation.status],
         hold_expires_at=_time(reservation.hold_expires_at),
         reserved_seats=_seats(reservation, SeatStatus.HELD),
         total_amount=_money(reservation.total),
         message="Reservation created successfully",
-        seat_ids=list(reservation.seat_ids),
+        seat_ids=reservation.seat_ids,
     )
 
 
-def confirmed(reservation: Reservation) -> messages.ConfirmReservationResponse:
-    return messages.ConfirmReservationResponse(
+def confirmed(reservation: Reservation) -> bytes:
+    return _encoded(
+        "ConfirmReservationResponse",
         order_id=reservation.order_id,
-        status=_status(reservation),
+        status=_STATUS[reservation.status],
         confirmed_at=_time(reservation.updated_at),
         confirmed_seats=_seats(reservation, SeatStatus.SOLD),
         reservation_id=reservation.id,
@@ -142,9 +150,10 @@ def confirmed(reservation: Reservation) -> messages.ConfirmReservationResponse:
     )
 
 
-def cancelled(reservation: Reservation) -> messages.CancelReservationResponse:
-    return messages.CancelReservationResponse(
-        status=_status(reservation),
+def cancelled(reservation: Reservation) -> bytes:
+    return _encoded(
+        "CancelReservationResponse",
+        status=_STATUS[reservation.status],
         cancelled_at=_time(reservation.updated_at),
         released_seats=_seats(reservation, SeatStatus.AVAILABLE),
         reservation_id=reservation.id,
@@ -152,57 +161,64 @@ def cancelled(reservation: Reservation) -> messages.CancelReservationResponse:
     )
 
 
-def extended(reservation: Reservation, seconds: int) -> messages.ExtendHoldResponse:
+def extended(reservation: Reservation, seconds: int) -> bytes:
     """`seconds`: by how many it was extended."""
-    return messages.ExtendHoldResponse(
+    return _encoded(
+        "ExtendHoldResponse",
         new_expires_at=_time(reservation.hold_expires_at),
         extended_seconds=seconds,
         reservation_id=reservation.id,
-        status=_status(reservation),
+        status=_STATUS[reservation.status],
     )
 
 
-def reservation_body(reservation: Reservation) -> messages.GetReservationResponse:
-    return messages.GetReservationResponse(
-        reservation_id=reservation.id,
-        event_id=reservation.event_id,
-        user_id=reservation.user_id,
-        status=_status(reservation),
-        seats=_seats(reservation, reservation.seat_status),
-        quantity=len(reservation.seats),
-        total_amount=_money(reservation.total),
-        created_at=_time(reservation.created_at),
-        updated_at=_time(reservation.updated_at),
-        hold_expires_at=_time(reservation.hold_expires_at),
-        payment_intent_id=reservation.payment_intent_id,
-        order_id=reservation.order_id,
-        metadata=_metadata_message(reservation.metadata) if reservation.metadata is not None else None,
-        seat_ids=list(reservation.seat_ids),
-    )
+def reservation_body(reservation: Reservation) -> bytes:
+    return _encoded("GetReservationResponse", **_body(reservation))
 
 
-def prospect(found: Prospect) -> messages.CheckAvailabilityResponse:
-    return messages.CheckAvailabilityResponse(
+def _body(reservation: Reservation) -> Parts:
+    return {
+        "reservation_id": reservation.id,
+        "event_id": reservation.event_id,
+        "user_id": reservation.user_id,
+        "status": _STATUS[reservation.status],
+        "seats": _seats(reservation, reservation.seat_status),
+        "quantity": len(reservation.seats),
+        "total_amount": _money(reservation.total),
+        "created_at": _time(reservation.created_at),
+        "updated_at": _time(reservation.updated_at),
+        "hold_expires_at": _time(reservation.hold_expires_at),
+        "payment_intent_id": reservation.payment_intent_id,
+        "order_id": reservation.order_id,
+        "metadata": _metadata_parts(reservation.metadata) if reservation.metadata is not None else None,
+        "seat_ids": reservation.seat_ids,
+    }
+
+
+def prospect(found: Prospect) -> bytes:
+    return _encoded(
+        "CheckAvailabilityResponse",
         available=found.all_available,
-        available_seats=[_seat(seat, messages.SeatStatus.AVAILABLE) for seat in found.available],
+        available_seats=[_seat(seat, _SEAT_STATUS[SeatStatus.AVAILABLE]) for seat in found.available],
         unavailable_seat_ids=list(found.unavailable),
         remaining_in_section=found.remaining,
     )
 
 
-def inventory_status(event_id: str, counts: Iterable[Count], as_of: int) -> messages.GetInventoryStatusResponse:
-    return messages.GetInventoryStatusResponse(
+def inventory_status(event_id: str, counts: Iterable[Count], as_of: int) -> bytes:
+    return _encoded(
+        "GetInventoryStatusResponse",
         event_id=event_id,
         sections=[
-            messages.GetInventoryStatusResponseSection(
-                section=count.name,
-                kind=messages.GetInventoryStatusResponseSectionKind[count.kind.value],
-                total=count.total,
-                available=count.available,
-                held=count.held,
-                sold=count.sold,
-                blocked=count.blocked,
-            )
+            {
+                "section": count.name,
+                "kind": messages.GetInventoryStatusResponseSectionKind[count.kind.value].value,
+                "total": count.total,
+                "available": count.available,
+                "held": count.held,
+                "sold": count.sold,
+                "blocked": count.blocked,
+            }
             for count in counts
         ],
         as_of=_time(as_of),
@@ -210,85 +226,88 @@ def inventory_status(event_id: str, counts: Iterable[Count], as_of: int) -> mess
 
 
 def seat_page(page: SeatPage, pages: Pages) -> bytes:
-    """Encoded: 500 seats would keep the event loop busy for 13 ms with betterproto2."""
-    answer = wire_class("ListSeatsResponse")()
-    if page.next is not None:
-        answer.next_page_token = pages.token(str(page.next))
-    answer.as_of.FromMilliseconds(page.as_of)
-    for seat, status in page.seats:
-        answer.seats.add(
-            id=seat.id,
-            section=seat.section,
-            row=seat.row,
-            number=seat.number,
-            price={"amount": seat.price.amount, "currency": seat.price.currency},
-            status=_SEAT_STATUS[status].value,
-        )
-    encoded: bytes = answer.SerializeToString()
-    return encoded
+    return _encoded(
+        "ListSeatsResponse",
+        seats=[_seat(seat, _SEAT_STATUS[status]) for seat, status in page.seats],
+        next_page_token=pages.token(str(page.next)) if page.next is not None else "",
+        as_of=_time(page.as_of),
+    )
 
 
-def in_band(error_body: str) -> messages.GetReservationResponse:
+def in_band(error_body: str) -> bytes:
     """A REST stream that has begun has no status left to fail with, and Envoy passes on nothing but messages of this
     type. So the body of an error goes out as the id of no reservation, in hex, which edge.lua turns back."""
-    return messages.GetReservationResponse(reservation_id=f"error:{error_body.encode().hex()}")
+    return _encoded("GetReservationResponse", reservation_id=f"error:{error_body.encode().hex()}")
 
 
-def listed(page: Page, pages: Pages) -> messages.ListReservationsResponse:
-    return messages.ListReservationsResponse(
-        reservations=[reservation_body(each) for each in page.reservations],
+def listed(page: Page, pages: Pages) -> bytes:
+    return _encoded(
+        "ListReservationsResponse",
+        reservations=[_body(each) for each in page.reservations],
         next_page_token=pages.token(page.next) if page.next else "",
     )
 
 
-def reserved(hold: Reservation) -> messages.ReserveSeatResponse:
-    return messages.ReserveSeatResponse(
+def reserved(hold: Reservation) -> bytes:
+    return _encoded(
+        "ReserveSeatResponse",
         hold_id=hold.id,
         reserved_seats=_seats(hold, SeatStatus.HELD),
         hold_expires_at=_time(hold.hold_expires_at),
-        status=_status(hold),
+        status=_STATUS[hold.status],
     )
 
 
-def committed(hold: Reservation) -> messages.CommitReservationResponse:
-    return messages.CommitReservationResponse(
+def committed(hold: Reservation) -> bytes:
+    return _encoded(
+        "CommitReservationResponse",
         order_id=hold.order_id,
         sold_seats=_seats(hold, SeatStatus.SOLD),
-        status=_status(hold),
+        status=_STATUS[hold.status],
         committed_at=_time(hold.updated_at),
     )
 
 
-def released(hold: Reservation) -> messages.ReleaseHoldResponse:
+def released(hold: Reservation) -> bytes:
     """A hold that ended by itself had no seats to release any more."""
-    return messages.ReleaseHoldResponse(
+    return _encoded(
+        "ReleaseHoldResponse",
         released_seats=_seats(hold, SeatStatus.AVAILABLE) if hold.status is Status.CANCELLED else [],
-        status=_status(hold),
+        status=_STATUS[hold.status],
         released_at=_time(hold.updated_at),
     )
 
 
-def _status(reservation: Reservation) -> messages.ReservationStatus:
-    return messages.ReservationStatus[reservation.status.value]
+def _encoded(name: str, **fields: Any) -> bytes:
+    """An answer by the name of its message; what is None is absent. betterproto2 would take 150 us for a reservation of
+    two seats, protobuf's own classes take a tenth of it."""
+    encoded: bytes = wire_class(name)(**fields).SerializeToString()
+    return encoded
 
 
-def _seats(reservation: Reservation, status: SeatStatus | None) -> list[messages.Seat]:
-    told = _SEAT_STATUS[status] if status else messages.SeatStatus.STATUS_UNSPECIFIED
+def _seats(reservation: Reservation, status: SeatStatus | None) -> list[Parts]:
+    told = _SEAT_STATUS[status] if status else _NO_STATUS
     return [_seat(seat, told) for seat in reservation.seats]
 
 
-def _seat(seat: Seat, status: messages.SeatStatus) -> messages.Seat:
-    return messages.Seat(
-        id=seat.id, section=seat.section, row=seat.row, number=seat.number, price=_money(seat.price), status=status
-    )
+def _seat(seat: Seat, status: int) -> Parts:
+    return {
+        "id": seat.id,
+        "section": seat.section,
+        "row": seat.row,
+        "number": seat.number,
+        "price": _money(seat.price),
+        "status": status,
+    }
 
 
-def _money(money: Money | None) -> messages.Money | None:
-    return messages.Money(amount=money.amount, currency=money.currency) if money is not None else None
+def _money(money: Money | None) -> Parts | None:
+    return {"amount": money.amount, "currency": money.currency} if money is not None else None
 
 
-def _time(milliseconds: int) -> datetime:
-    return _EPOCH + timedelta(milliseconds=milliseconds)
+def _time(milliseconds: int) -> Parts:
+    seconds, rest = divmod(milliseconds, 1000)
+    return {"seconds": seconds, "nanos": rest * 1_000_000}
 
 
 def _milliseconds(time: datetime) -> int:
@@ -305,11 +324,11 @@ def _metadata(message: messages.ReservationMetadata) -> Metadata:
     )
 
 
-def _metadata_message(metadata: Metadata) -> messages.ReservationMetadata:
-    return messages.ReservationMetadata(
-        source=metadata.source,
-        user_agent=metadata.user_agent,
-        ip_address=metadata.ip_address,
-        session_id=metadata.session_id,
-        tags=dict(metadata.tags),
-    )
+def _metadata_parts(metadata: Metadata) -> Parts:
+    return {
+        "source": metadata.source,
+        "user_agent": metadata.user_agent,
+        "ip_address": metadata.ip_address,
+        "session_id": metadata.session_id,
+        "tags": dict(metadata.tags),
+    }

@@ -48,9 +48,10 @@ def pool() -> descriptor_pool.DescriptorPool:
     return loaded
 
 
+@cache
 def wire_class(name: str) -> Any:
-    """protobuf's own class of one of this package's messages: twenty times faster than betterproto2's, for answers with
-    hundreds of parts."""
+    """protobuf's own class of one of this package's messages: it encodes and decodes twenty times as fast as
+    betterproto2's."""
     return message_factory.GetMessageClass(pool().FindMessageTypeByName(f"{PACKAGE}.{name}"))
 
 
@@ -108,46 +109,6 @@ def _value_converter(field: FieldDescriptor) -> Callable[[Any], Any]:
         enum_class: Callable[[Any], Any] = getattr(messages, name)
         return enum_class
     return lambda value: value
-
-
-def encode(message: betterproto2.Message) -> bytes:
-    """The same bytes as bytes(message), for a message of this package that was not received: of such a one, fields that
-    this version does not know would be lost."""
-    return _encoder(type(message))(message)
-
-
-@cache
-def _encoder(message_class: type[betterproto2.Message]) -> Callable[[betterproto2.Message], bytes]:
-    wire = wire_class(message_class.__name__)
-    parts = _parts(wire.DESCRIPTOR)
-    return lambda message: bytes(wire(**parts(message)).SerializeToString())
-
-
-@cache
-def _parts(descriptor: Descriptor) -> Callable[[Any], dict[str, Any]]:
-    """From a betterproto2 message to what protobuf's own is built from: its fields by name, those that are set."""
-    if descriptor.full_name == _TIMESTAMP:
-        return _timestamp_parts
-    scalars = tuple(each.name for each in descriptor.fields if each.message_type is None or _is_map(each))
-    inner = [each for each in descriptor.fields if each.message_type is not None and not _is_map(each)]
-    lists = tuple((each.name, _parts(each.message_type)) for each in inner if each.is_repeated)
-    messages_ = tuple((each.name, _parts(each.message_type)) for each in inner if not each.is_repeated)
-
-    def parts(message: Any) -> dict[str, Any]:
-        found = {name: value for name in scalars if (value := getattr(message, name))}
-        for name, parts_of in messages_:
-            if (value := getattr(message, name)) is not None:
-                found[name] = parts_of(value)
-        for name, parts_of in lists:
-            found[name] = [parts_of(value) for value in getattr(message, name)]
-        return found
-
-    return parts
-
-
-def _timestamp_parts(time: datetime) -> dict[str, Any]:
-    since = time - _EPOCH
-    return {"seconds": since.days * 86_400 + since.seconds, "nanos": since.microseconds * 1000}
 
 
 def _is_map(field: FieldDescriptor) -> bool:

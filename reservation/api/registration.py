@@ -1,4 +1,4 @@
-"""A method table becomes grpc.aio handlers: admit, decode, one call, encode, and every failure told in one way.
+"""A method table becomes grpc.aio handlers: admit, decode, one call, and every failure told in one way.
 
 betterproto2 generates no grpc.aio server. Handlers take raw bytes because grpc.aio itself would answer undecodable ones
 with UNKNOWN and the exception's text. They read their message themselves, as if there could be many, because it would
@@ -18,7 +18,7 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from reservation.api.call import Call
-from reservation.api.descriptors import PACKAGE, Undecodable, decoder, encode
+from reservation.api.descriptors import PACKAGE, Undecodable, decoder
 from reservation.api.errors import Refusal, refusal_of
 from reservation.api.limits import ID_LENGTH, Limits, Priority, require_time
 from reservation.api.outcomes import Outcomes, Report
@@ -41,10 +41,12 @@ _SECRET_LENGTH = 4
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`message` may be encoded already. `headers` go out as initial metadata: after it, success is decided."""
+    """`message` is encoded. `headers` go out as initial metadata: after it, success is decided. `about`: the id of a
+    reservation that the request could not name yet."""
 
-    message: betterproto2.Message | bytes
+    message: bytes
     headers: tuple[tuple[str, str], ...] = ()
+    about: str = ""
 
 
 Handler = Callable[[Any, Call], Awaitable[Answer]]
@@ -63,20 +65,20 @@ class Method:
     success: int = 200
 
 
-StreamHandler = Callable[[Any, Call], AsyncGenerator[betterproto2.Message]]
+StreamHandler = Callable[[Any, Call], AsyncGenerator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One rpc that answers any number of messages. `handler` is closed when the caller leaves or its token expires, and
-    nothing else limits its time. `in_band` makes a message of an error's body: to REST callers a stream that has begun
-    cannot fail otherwise."""
+    """One rpc that answers any number of messages, all of them encoded. `handler` is closed when the caller leaves or
+    its token expires, and nothing else limits its time. `in_band` makes a message of an error's body: to REST callers a
+    stream that has begun cannot fail otherwise."""
 
     name: str
     request: type[betterproto2.Message]
     handler: StreamHandler
     right: Right
-    in_band: Callable[[str], betterproto2.Message]
+    in_band: Callable[[str], bytes]
     priority: Priority = Priority.NEW
 
 
@@ -126,12 +128,11 @@ def _unary(method: Method, access: Access, limits: Limits, report: Report) -> Ca
         raw = await context.read()
         started = time.monotonic()
         call = _begun(method.name, context)
-        request = answer = None
+        request = None
         try:
             with gate:
                 request = await admit(raw, call)
                 answer = await method.handler(request, call)
-                encoded = _encoded(answer.message)
             if answer.headers:
                 await context.send_initial_metadata(answer.headers)
         except asyncio.CancelledError:
@@ -142,8 +143,8 @@ def _unary(method: Method, access: Access, limits: Limits, report: Report) -> Ca
             report(call, refusal.error.code, refusal.rule.status, refusal.rule.http, _about(request), started)
             await context.abort(refusal.rule.status, refusal.error.text, refusal.trailing_metadata(call))
             raise AssertionError("abort raises") from None
-        report(call, "OK", grpc.StatusCode.OK, method.success, _about(request) or _about(answer.message), started)
-        return encoded
+        report(call, "OK", grpc.StatusCode.OK, method.success, _about(request) or answer.about, started)
+        return answer.message
 
     return handle
 
@@ -151,13 +152,13 @@ def _unary(method: Method, access: Access, limits: Limits, report: Report) -> Ca
 def _stream(stream: Stream, access: Access, limits: Limits, report: Report) -> Callable[[Any, Any], Awaitable[None]]:
     admit, gate = _admission(stream, access, limits), limits.gate(stream.priority)
 
-    async def encoded(raw: Any, call: Call, about: list[str]) -> AsyncGenerator[bytes]:
+    async def answers_of(raw: Any, call: Call, about: list[str]) -> AsyncGenerator[bytes]:
         gate.check()
         request = await admit(raw, call)
         about.append(_about(request))
         async with aclosing(stream.handler(request, call)) as answers:
             while (answer := await _in_time(anext(answers, None), access.seconds_left(call.caller))) is not None:
-                yield encode(answer)
+                yield answer
 
     async def handle(_requests: Any, context: Any) -> None:
         raw = await context.read()
@@ -165,14 +166,14 @@ def _stream(stream: Stream, access: Access, limits: Limits, report: Report) -> C
         call = _begun(stream.name, context)
         begun, about = False, list[str]()
         try:
-            async with aclosing(encoded(raw, call, about)) as answers:
+            async with aclosing(answers_of(raw, call, about)) as answers:
                 while (answer := await _next(answers)) is not None:
                     await context.write(answer)
                     begun = True
         except _Failed as failed:
             refusal = _refused(stream, failed.error, raw, context)
             if begun and call.path is not None:
-                await context.write(encode(stream.in_band(refusal.rest_body(call))))
+                await context.write(stream.in_band(refusal.rest_body(call)))
             report(call, refusal.error.code, refusal.rule.status, refusal.rule.http, "".join(about), started)
             await context.abort(refusal.rule.status, refusal.error.text, refusal.trailing_metadata(call))
         except asyncio.CancelledError:
@@ -215,10 +216,6 @@ def _begun(rpc: str, context: Any) -> Call:
     call = Call.of(context)
     bind_contextvars(rpc=rpc, traceId=call.trace_id, spanId=span_id(call.traceparent))
     return call
-
-
-def _encoded(message: betterproto2.Message | bytes) -> bytes:
-    return message if isinstance(message, bytes) else encode(message)
 
 
 def _about(message: Any) -> str:

@@ -34,7 +34,8 @@ class ReservationHandlers:
         validation.create(request, max_seats=self._max_seats)
         key = _key(call, request.idempotency_key, required_at_edge=True)
         recorded = await self._reservations.create(convert.create_command(request, call, key), call.until)
-        return Answer(convert.created(recorded.reservation), call.created_headers + _headers(recorded))
+        reservation, headers = recorded.reservation, call.created_headers + _headers(recorded)
+        return Answer(convert.created(reservation), headers, about=reservation.id)
 
     async def get(self, request: messages.GetReservationRequest, call: Call) -> Answer:
         validation.get(request)
@@ -66,9 +67,7 @@ class ReservationHandlers:
         page = await self._reservations.page(convert.listing(request, call, pages), call.until)
         return Answer(convert.listed(page, pages))
 
-    async def watch(
-        self, request: messages.WatchReservationRequest, call: Call
-    ) -> AsyncGenerator[messages.GetReservationResponse]:
+    async def watch(self, request: messages.WatchReservationRequest, call: Call) -> AsyncGenerator[bytes]:
         validation.watch(request)
         watch = self._watches.watch(request.reservation_id, call.owner, call.until)
         async with aclosing(watch) as states:

@@ -46,6 +46,7 @@ SOLD = replace(
     order_id="ord_019421d0f8009f2c4be7a1d3c5e68b70",
     updated_at=_NOON + 30_000,
 )
+_CANCELLED = replace(HELD, status=Status.CANCELLED, updated_at=_NOON + 30_000)
 _COUNTS = (
     Count("Floor", SectionKind.NUMBERED, 200, available=150, held=20, sold=28, blocked=2),
     Count("Standing", SectionKind.GENERAL_ADMISSION, 2000, available=1990, held=4, sold=6, blocked=0),
@@ -70,9 +71,9 @@ class Operation:
     note: str = ""
 
 
-def _json(message: Any, name: str = "") -> Json:
-    """As Envoy prints it."""
-    wire = wire_class(name or type(message).__name__).FromString(bytes(message))
+def _json(name: str, encoded: bytes) -> Json:
+    """A message as Envoy prints it."""
+    wire = wire_class(name).FromString(encoded)
     printed: Json = json_format.MessageToDict(wire, always_print_fields_with_no_presence=True)
     return printed
 
@@ -93,6 +94,7 @@ _BAD_ID = invalid("reservation_id", "is longer than 128 characters")
 _SHARED_KEY: Sequence[refusals.ReservationError] = (refusals.IdempotencyConflict(), refusals.IdempotencyInProgress())
 _NO_RESERVATION = refusals.ReservationNotFound()
 _REMOTE = refusals.InventoryServiceError()
+_BODY = _json("GetReservationResponse", convert.reservation_body(HELD))
 _BY_ID = {"reservation_id": HELD.id}
 _OF_EVENT = (invalid("section", "is not a section of this event"), errors.NO_SUCH_PATH)
 _ABOUT_EVENT = _refused(refusals.EventNotFound(), refusals.NotImplementedYet())
@@ -100,7 +102,7 @@ _ABOUT_EVENT = _refused(refusals.EventNotFound(), refusals.NotImplementedYet())
 OPERATIONS = {
     "CreateReservation": Operation(
         "Hold seats",
-        _json(convert.created(HELD)),
+        _json("CreateReservationResponse", convert.created(HELD)),
         (
             invalid("seat_ids", "names a seat twice"),
             *_refused(
@@ -125,13 +127,13 @@ OPERATIONS = {
     ),
     "GetReservation": Operation(
         "Read a reservation",
-        _json(convert.reservation_body(HELD)),
+        _BODY,
         (_BAD_ID, *_refused(_NO_RESERVATION), errors.NO_SUCH_PATH),
         _BY_ID,
     ),
     "ConfirmReservation": Operation(
         "Sell the held seats",
-        _json(convert.confirmed(SOLD)),
+        _json("ConfirmReservationResponse", convert.confirmed(SOLD)),
         (
             invalid("payment_intent_id", "is required"),
             *_refused(
@@ -148,7 +150,7 @@ OPERATIONS = {
     ),
     "CancelReservation": Operation(
         "Return the held seats",
-        _json(convert.cancelled(replace(HELD, status=Status.CANCELLED, updated_at=_NOON + 30_000))),
+        _json("CancelReservationResponse", convert.cancelled(_CANCELLED)),
         (
             _BAD_ID,
             *_refused(
@@ -164,7 +166,7 @@ OPERATIONS = {
     ),
     "ExtendHold": Operation(
         "Hold the seats for longer",
-        _json(convert.extended(replace(HELD, hold_expires_at=_NOON + 90_000), 30)),
+        _json("ExtendHoldResponse", convert.extended(replace(HELD, hold_expires_at=_NOON + 90_000), 30)),
         (
             invalid("extension_seconds", "is not between 1 and 3600"),
             *_refused(
@@ -182,13 +184,13 @@ OPERATIONS = {
     ),
     "ListReservations": Operation(
         "List one's own reservations",
-        _json(convert.listed(Page((HELD,), ""), _PAGES)),
+        _json("ListReservationsResponse", convert.listed(Page((HELD,), ""), _PAGES)),
         (invalid("page_token", "is no token of this list"),),
         {"event_id": EVENT_ID, "status": "HOLD", "page_size": 20},
     ),
     "WatchReservation": Operation(
         "Watch a reservation",
-        f"data: {json.dumps(_json(convert.reservation_body(HELD)), separators=(',', ':'))}\n\n",
+        f"data: {json.dumps(_BODY, separators=(',', ':'))}\n\n",
         (_BAD_ID, *_refused(_NO_RESERVATION), errors.NO_SUCH_PATH),
         _BY_ID,
         note=(
@@ -198,15 +200,15 @@ OPERATIONS = {
     ),
     "GetInventoryStatus": Operation(
         "Count what is left",
-        _json(convert.inventory_status(EVENT_ID, _COUNTS, _NOON)),
+        _json("GetInventoryStatusResponse", convert.inventory_status(EVENT_ID, _COUNTS, _NOON)),
         (*_OF_EVENT, *_ABOUT_EVENT),
         {"event_id": EVENT_ID},
     ),
     "ListSeats": Operation(
         "Draw the seat map",
         _json(
-            convert.seat_page(SeatPage([(seat, SeatStatus.HELD) for seat in HELD.seats], None, _NOON), _PAGES),
             "ListSeatsResponse",
+            convert.seat_page(SeatPage([(seat, SeatStatus.HELD) for seat in HELD.seats], None, _NOON), _PAGES),
         ),
         (*_OF_EVENT, *_ABOUT_EVENT),
         {"event_id": EVENT_ID, "section": "Floor", "page_size": 100},

@@ -201,8 +201,8 @@ def _get_request() -> bytes:
 
 
 def _create_answer() -> bytes:
-    return bytes(convert.created(HELD))
+    return convert.created(HELD)
 
 
 def _get_answer() -> bytes:
-    return bytes(convert.reservation_body(HELD))
+    return convert.reservation_body(HELD)

@@ -39,18 +39,18 @@ class Store:
     waiting: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def answering(self, message: Any) -> Handler:
+    def answering(self) -> Handler:
         async def handle(_request: Any, _call: Any) -> Answer:
             self.asked += 1
             self.waiting.release()
             await self.may_end.wait()
-            return Answer(message)
+            return Answer(b"")
 
         return handle
 
-    async def watch(self, _request: Any, _call: Any) -> AsyncGenerator[messages.GetReservationResponse]:
+    async def watch(self, _request: Any, _call: Any) -> AsyncGenerator[bytes]:
         self.asked += 1
-        yield messages.GetReservationResponse(reservation_id="rsv_1")
+        yield bytes(messages.GetReservationResponse(reservation_id="rsv_1"))
 
     async def fills(self, calls: int) -> None:
         for _ in range(calls):
@@ -66,24 +66,24 @@ async def server(store: Store, limits: Limits) -> AsyncIterator[grpc.aio.Channel
         Method(
             "CreateReservation",
             messages.CreateReservationRequest,
-            store.answering(messages.CreateReservationResponse()),
+            store.answering(),
             right,
         ),
         Method(
             "CancelReservation",
             messages.CancelReservationRequest,
-            store.answering(messages.CancelReservationResponse()),
+            store.answering(),
             right,
             Priority.HOLDER,
         ),
         Method(
             "ConfirmReservation",
             messages.ConfirmReservationRequest,
-            store.answering(messages.ConfirmReservationResponse()),
+            store.answering(),
             right,
             Priority.PAYING,
         ),
-        Stream("WatchReservation", messages.WatchReservationRequest, store.watch, right, lambda _: CREATE),
+        Stream("WatchReservation", messages.WatchReservationRequest, store.watch, right, lambda _: b""),
     )
     async with serving_only(*methods, health=health, limits=limits) as channel:
         yield channel

@@ -183,7 +183,7 @@ async def test_a_call_has_as_long_as_its_caller_waits_and_two_and_a_half_seconds
 
     async def handler(_request: Any, call: Call) -> Answer:
         left.append(call.until - time.monotonic())
-        return Answer(messages.GetReservationResponse())
+        return Answer(b"")
 
     async with serving_only(
         Method("GetReservation", messages.GetReservationRequest, handler, Right.RESERVATIONS)

@@ -365,17 +365,11 @@ async def _raises_a_refusal_of_no_kind(_request: Any, _call: Call) -> Answer:
     raise ReservationError
 
 
-async def _answers_what_cannot_be_encoded(_request: Any, _call: Call) -> Answer:
-    wrong: Any = "secret"
-    return Answer(messages.GetReservationResponse(quantity=wrong))
-
-
 @pytest.mark.parametrize(
     ("handler", "innermost"),
     [
         (_raises_what_nobody_foresaw, "in _raises_what_nobody_foresaw"),
         (_raises_a_refusal_of_no_kind, "in _raises_a_refusal_of_no_kind"),
-        (_answers_what_cannot_be_encoded, "_encoded(answer.message)"),
     ],
 )
 async def test_a_crash_is_an_internal_error_in_neutral_words_and_its_stack_is_logged(

@@ -145,7 +145,7 @@ def test_what_is_not_there_is_absent_not_null() -> None:
 def test_the_body_is_what_get_answers(reservation: Reservation) -> None:
     """As the edge's transcoder prints the GET message: 64-bit numbers as text, fields without presence always."""
     message_class = message_factory.GetMessageClass(pool().FindMessageTypeByName(f"{PACKAGE}.GetReservationResponse"))
-    answer = message_class.FromString(bytes(convert.reservation_body(reservation)))
+    answer = message_class.FromString(convert.reservation_body(reservation))
     assert events.body(reservation) == json_format.MessageToDict(answer, always_print_fields_with_no_presence=True)
 
 
