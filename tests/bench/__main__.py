@@ -31,7 +31,16 @@ from tests.bench.figures import Figure
 
 BENCHMARKS: dict[Callable[[int], dict[str, Figure]], tuple[str, ...]] = {
     aws_calls.measure: ("aws_call_ratio",),
-    service_cost.measure: ("create_cpu_ms", "create_over_floor", "tracing_cost", "get_cpu_ms", "get_over_floor"),
+    service_cost.measure: (
+        "create_cpu_ms",
+        "create_over_floor",
+        "tracing_cost",
+        "get_cpu_ms",
+        "get_over_floor",
+        "confirm_cpu_ms",
+        "cancel_cpu_ms",
+        "echo_cpu_ms",
+    ),
     contention.measure_contention: ("contention_p99_ms",),
     contention.measure_replay_storm: ("replay_storm",),
     expiry.measure: ("expiry_lateness_p99_ms",),

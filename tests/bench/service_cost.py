@@ -12,7 +12,8 @@ import gc
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import count, islice
 from pathlib import Path
@@ -76,9 +77,13 @@ async def _measure(
     sink: str, services: list[tuple[int, int]], echoes: list[tuple[int, int]], tokens: Iterator[str], rounds: int
 ) -> dict[str, Figure]:
     creates = _creates()
-    create, get = lambda: next(creates), _get_request
-    names = ("create", "get", "create_echo", "get_echo", "call", "untraced")
-    costs: dict[str, list[float]] = {name: [] for name in names}
+    rpcs: dict[str, Request] = {
+        "Create": lambda: next(creates),
+        "Get": _get_request,
+        "Confirm": _confirm_request,
+        "Cancel": _cancel_request,
+    }
+    costs: defaultdict[str, list[float]] = defaultdict(list)
     (service, port), (untraced, untraced_port) = services
     async with (
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
@@ -86,34 +91,41 @@ async def _measure(
     ):
         for each in (channel, without):
             await asyncio.wait_for(each.channel_ready(), 60)
-            await _load(each, f"{_SERVICE}/CreateReservation", create, tokens, 500)
-            await _load(each, f"{_SERVICE}/GetReservation", get, tokens, 500)
+            for rpc, request in rpcs.items():
+                await _load(each, f"{_SERVICE}/{rpc}Reservation", request, tokens, 500)
         idle = await _idle_ms_per_second(service)
         for _ in range(rounds):
-            costs["create"].append(await _cost(service, channel, "CreateReservation", create, tokens))
-            costs["untraced"].append(await _cost(untraced, without, "CreateReservation", create, tokens))
-            costs["get"].append(await _cost(service, channel, "GetReservation", get, tokens))
-            costs["create_echo"].append(await _echo_cost(echoes[0], create, tokens))
-            costs["get_echo"].append(await _echo_cost(echoes[1], get, tokens))
+            for rpc, request in rpcs.items():
+                costs[rpc].append(await _cost(service, channel, rpc, request, tokens))
+            costs["untraced"].append(await _cost(untraced, without, "Create", rpcs["Create"], tokens))
+            costs["create_echo"].append(await _echo_cost(echoes[0], rpcs["Create"], tokens))
+            costs["get_echo"].append(await _echo_cost(echoes[1], rpcs["Get"], tokens))
             costs["call"].append(await _call_cost(sink))
+    return _figures(costs, idle)
+
+
+def _figures(costs: Mapping[str, Sequence[float]], idle: float) -> dict[str, Figure]:
     create_floor = [echo + call for echo, call in zip(costs["create_echo"], costs["call"], strict=True)]
     get_floor = [echo + call for echo, call in zip(costs["get_echo"], costs["call"], strict=True)]
     return {
-        "create_cpu_ms": figure(costs["create"], "ms", requests=_REQUESTS, idle_ms_per_s=round(idle, 2)),
-        "create_over_floor": figure(_ratios(costs["create"], create_floor), "x", floor_ms=_middle(create_floor)),
+        "create_cpu_ms": figure(costs["Create"], "ms", requests=_REQUESTS, idle_ms_per_s=round(idle, 2)),
+        "create_over_floor": figure(_ratios(costs["Create"], create_floor), "x", floor_ms=_middle(create_floor)),
         "tracing_cost": figure(
-            _ratios(costs["create"], costs["untraced"]), "x", untraced_ms=_middle(costs["untraced"])
+            _ratios(costs["Create"], costs["untraced"]), "x", untraced_ms=_middle(costs["untraced"])
         ),
-        "get_cpu_ms": figure(costs["get"], "ms", requests=_REQUESTS),
-        "get_over_floor": figure(_ratios(costs["get"], get_floor), "x", floor_ms=_middle(get_floor)),
+        "get_cpu_ms": figure(costs["Get"], "ms", requests=_REQUESTS),
+        "get_over_floor": figure(_ratios(costs["Get"], get_floor), "x", floor_ms=_middle(get_floor)),
+        "confirm_cpu_ms": figure(costs["Confirm"], "ms", requests=_REQUESTS),
+        "cancel_cpu_ms": figure(costs["Cancel"], "ms", requests=_REQUESTS),
+        "echo_cpu_ms": figure(costs["create_echo"], "ms", requests=_REQUESTS),
     }
 
 
-def _ratios(costs: list[float], floors: list[float]) -> list[float]:
+def _ratios(costs: Sequence[float], floors: Sequence[float]) -> list[float]:
     return [cost / floor for cost, floor in zip(costs, floors, strict=True)]
 
 
-def _middle(values: list[float]) -> float:
+def _middle(values: Sequence[float]) -> float:
     return round(sorted(values)[len(values) // 2], 4)
 
 
@@ -124,7 +136,7 @@ async def _idle_ms_per_second(pid: int) -> float:
 
 
 async def _cost(pid: int, channel: grpc.aio.Channel, rpc: str, request: Request, tokens: Iterator[str]) -> float:
-    return await _cpu_ms(pid, channel, f"{_SERVICE}/{rpc}", request, tokens)
+    return await _cpu_ms(pid, channel, f"{_SERVICE}/{rpc}Reservation", request, tokens)
 
 
 async def _echo_cost(echo: tuple[int, int], request: Request, tokens: Iterator[str]) -> float:
@@ -198,6 +210,15 @@ def _creates() -> Iterator[bytes]:
 
 def _get_request() -> bytes:
     return bytes(messages.GetReservationRequest(reservation_id=HELD.id, user_id=USER))
+
+
+def _confirm_request() -> bytes:
+    """The sink has forgotten the sale when the next one comes."""
+    return bytes(messages.ConfirmReservationRequest(reservation_id=HELD.id, payment_intent_id="pay_1", user_id=USER))
+
+
+def _cancel_request() -> bytes:
+    return bytes(messages.CancelReservationRequest(reservation_id=HELD.id, user_id=USER))
 
 
 def _create_answer() -> bytes:
