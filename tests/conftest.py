@@ -16,6 +16,14 @@ settings.load_profile("unhurried")
 
 _REPORT = pytest.StashKey[BackendReport]()
 
+_LONGEST = (
+    "tests/integration/test_processes.py",
+    "tests/load/test_smoke.py",
+    "tests/e2e/test_commands.py",
+    "tests/e2e/test_operators.py",
+    "tests/contract/test_state_machine.py",
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # A shell that starts the tests in its background has Ctrl-C ignored by every process below it. Some test Ctrl-C.
@@ -23,6 +31,11 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_REPORT] = BackendReport()
     config.pluginmanager.register(config.stash[_REPORT])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first: begun last, one would keep a worker when the others have nothing left."""
+    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in _LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)
