@@ -8,6 +8,7 @@ from reservation.domain.commands import Listing
 from reservation.domain.errors import IdempotencyInProgress, ReservationError, ServiceUnavailable
 from reservation.domain.idempotency import Key, Record, Running
 from reservation.domain.model import Reservation, Status
+from reservation.dynamodb.conditions import Condition, all_of
 from reservation.dynamodb.items import (
     Item,
     order_to_item,
@@ -22,7 +23,9 @@ from reservation.dynamodb.tables import DUE_INDEX, USER_INDEX, Tables
 from reservation.dynamodb.transaction import Action, Cancellation, Role, batch_get, read
 from reservation.ports import DuePage, Page
 
-NEW_KEY_IF = "attribute_not_exists(idempotencyKey) OR expiresAt <= :now"
+NEW_KEY_IF = all_of(Condition.KEY_IS_NEW)
+_NEW_RESERVATION_IF = all_of(Condition.RESERVATION_IS_NEW)
+_NEW_ORDER_IF = all_of(Condition.ORDER_IS_NEW)
 _DUE_PAGE = 100  # as many as one BatchGetItem reads
 _ID = "rsv_"  # what ids of reservations begin with; holds for other services share the table
 _LAST = "\U0010ffff"  # no text sorts after it
@@ -120,7 +123,7 @@ class DynamoRecords:
         return {
             "TableName": self._tables.reservations,
             "Item": reservation_to_item(draft),
-            "ConditionExpression": "attribute_not_exists(reservationId)",
+            "ConditionExpression": _NEW_RESERVATION_IF,
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
 
@@ -147,7 +150,7 @@ class DynamoRecords:
         put = {
             "TableName": self._tables.orders,
             "Item": order_to_item(after),
-            "ConditionExpression": "attribute_not_exists(orderId)",
+            "ConditionExpression": _NEW_ORDER_IF,
         }
         return [Action(Role.ORDER, {"Put": put})]
 

@@ -15,6 +15,7 @@ from reservation.domain.errors import (
 from reservation.domain.idempotency import Key, Record, Running
 from reservation.domain.model import Reservation, Seat, Status
 from reservation.dynamodb import slots
+from reservation.dynamodb.conditions import Condition, all_of
 from reservation.dynamodb.items import (
     Item,
     op_ids_to_attribute,
@@ -41,8 +42,9 @@ _ADVANCE = (
     " holdExpiresAt = :until, extendedBy = :extended, paymentIntentId = :payment, orderId = :order, reason = :reason"
 )
 _NOT_DUE = " REMOVE expiryShard"
-_ADVANCE_IF = "#status = :held AND version = :version AND holdExpiresAt > :now"
-_SETTLE_IF = "#status = :held AND version = :version AND holdExpiresAt <= :now"
+_AS_READ = (Condition.RESERVATION_IS_HOLD, Condition.RESERVATION_VERSION)
+_ADVANCE_IF = all_of(*_AS_READ, Condition.HOLD_IS_UNEXPIRED)
+_SETTLE_IF = all_of(*_AS_READ, Condition.HOLD_IS_ENDED)
 
 
 class DynamoReservations(DynamoRecords):

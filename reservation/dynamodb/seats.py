@@ -18,6 +18,7 @@ from reservation.aws.client import AwsClient
 from reservation.domain.errors import EventNotFound, FieldViolation, InvalidRequest, SeatUnavailable
 from reservation.domain.model import Event, Reservation, Seat, SeatStatus, Status, Wish
 from reservation.domain.seating import FREE, SOLD, Hall
+from reservation.dynamodb.conditions import Condition, all_of
 from reservation.dynamodb.halls import Halls
 from reservation.dynamodb.items import (
     Item,
@@ -39,14 +40,9 @@ _FREED_SECONDS = 5.0  # longer than any answer to a question of before may take
 _STATUS = {"#status": "status"}
 
 TAKE = "SET #status = :held, holder = :me, holderKey = :key, holdExpiresAt = :until"
-MINE = "#status = :held AND holder = :me"
-MINE_AND_LIVE = f"{MINE} AND holdExpiresAt > :now"
-
-# The price is part of the condition because the answer, the order and the event are made of the cached one.
-_TAKE_IF = (
-    "amount = :amount AND currency = :currency"
-    " AND (#status = :available OR (#status = :held AND holdExpiresAt <= :now))"
-)
+MINE = all_of(Condition.IS_MINE)
+MINE_AND_LIVE = all_of(Condition.IS_MINE, Condition.HOLD_IS_UNEXPIRED)
+_TAKE_IF = all_of(Condition.PRICE_IS_AS_READ, Condition.SEAT_IS_FREE_OR_ENDED)
 
 
 @dataclass(frozen=True, slots=True)

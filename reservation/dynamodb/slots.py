@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from reservation.domain.model import Reservation, SeatStatus, Status
+from reservation.dynamodb.conditions import Condition, all_of
 from reservation.dynamodb.items import Item, SlotState, slot_key, slot_key_of, slot_state_from_item
 from reservation.dynamodb.seats import MINE, MINE_AND_LIVE, TAKE
 from reservation.dynamodb.transaction import Action, Role
 
-_TAKE_IF = "attribute_not_exists(pk) OR (#status = :held AND holdExpiresAt <= :now)"
+_TAKE_IF = all_of(Condition.SLOT_IS_FREE_OR_ENDED)
 
 
 @dataclass(frozen=True, slots=True)
