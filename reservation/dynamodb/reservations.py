@@ -150,9 +150,10 @@ class DynamoReservations(DynamoRecords):
         if key is not None and (failed := verdict.failed(Role.KEY)):
             return _replay(_record_of(failed), key, draft)
         for there in verdict.failed(Role.RESERVATION):
-            if _op_id(there.item) == draft.op_id:
+            # Nobody else has its id, unless another service chose it. So it is its own, whatever has become of it.
+            if not draft.foreign or _op_id(there.item) == draft.op_id:
                 return Recorded(draft)
-            if draft.foreign and there.item is not None:
+            if there.item is not None:
                 raise Superseded(reservation_from_item(there.item))
         seats = self._inventory.judge(draft, verdict.failed(Role.SEAT), asked_at)
         if seats.mine:

@@ -317,6 +317,18 @@ class TestOwnSuccess:
         await stage.direct.create("A-1", "A-2", user="user_2")
         assert await stage.one.store.hold(draft, None, "", soon()) == Recorded(draft)
 
+    @pytest.mark.parametrize("taken", [False, True], ids=["free", "taken"])
+    async def test_a_hold_that_took_effect_is_a_success_even_if_it_was_cancelled_since(
+        self, stage: Stage, taken: bool
+    ) -> None:
+        """Its user found it in the list. To be told that nothing happened would not be true."""
+        draft = draft_of("A-1", "A-2")
+        await stage.direct.store.hold(draft, None, "", soon())
+        await stage.direct.cancel(draft.id)
+        if taken:
+            await stage.direct.create("A-1", "A-2", user="user_2")
+        assert await stage.one.store.hold(draft, None, "", soon(1.0)) == Recorded(draft)
+
     @pytest.mark.parametrize("command", ["confirm", "cancel", "extend"])
     async def test_a_reservation_that_shows_the_own_operation_is_the_own_success(
         self, stage: Stage, command: str
