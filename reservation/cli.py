@@ -24,6 +24,7 @@ from reservation.dynamodb.events import EventImport, Imported
 from reservation.dynamodb.tables import create_tables
 from reservation.eventbridge import create_bus, subscribe_queue
 from reservation.operators import Operators, operators
+from reservation.processes import ProcessEnded
 from reservation.settings import Settings, SettingsError
 from reservation.telemetry import logs
 
@@ -53,6 +54,7 @@ _PLAIN_TEXT = dict.fromkeys(("tls_cert_file", "edge_tls_cert_file", "edge_upstre
 _EXPECTED = (
     app.StartError,
     LoopDied,
+    ProcessEnded,
     edge.EdgeError,
     ministack.MinistackMissingError,
     ministack.ServerStartError,
@@ -96,12 +98,18 @@ def run_local(
     state: Annotated[Path | None, typer.Option(help="Keep the data in this folder over a clean stop.")] = None,
     aws_port: Annotated[int, typer.Option(help="Where the emulated AWS listens; 0 takes any free port.")] = 4566,
     admin_port: Annotated[int, typer.Option(help="Where Envoy's admin pages are; 0 takes any free port.")] = 9901,
+    processes: Annotated[
+        int, typer.Option(min=1, max=64, help="Of the service: those after the first listen on free ports.")
+    ] = 1,
 ) -> None:
     """Run everything on this machine: emulated AWS, tables, a demo event, the service, Envoy. Ctrl-C stops it all."""
     settings = _settings()
 
     async def main() -> None:
-        async with local.running(settings, aws_port=aws_port, admin_port=admin_port, state_dir=state) as stack:
+        running = local.running(
+            settings, aws_port=aws_port, admin_port=admin_port, state_dir=state, service_processes=processes
+        )
+        async with running as stack:
             stop = _stop_asked_for()
             _out.print(local.welcome(stack), soft_wrap=True, highlight=False)
             await stop.wait()

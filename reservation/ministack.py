@@ -21,7 +21,8 @@ from typing import BinaryIO, Self, cast
 # Python's default collection thresholds cost the emulator stalls of up to half a second once its heap has grown.
 _PROGRAM = "import gc; gc.set_threshold(20000, 50, 100); from ministack.app import main; main()"
 
-_WATCHDOG = 'read -r _; kill "$0"'
+WATCHDOG = 'read -r _; kill "$0"'
+"""A shell's program that ends the process named after it when whoever holds the other end of its stdin has ended."""
 
 
 class ServerStartError(RuntimeError):
@@ -79,7 +80,7 @@ class ServerProcess:
             process_group=0,
         )
         self._children = [server]
-        watchdog = ["/bin/sh", "-c", _WATCHDOG, str(server.pid)]
+        watchdog = ["/bin/sh", "-c", WATCHDOG, str(server.pid)]
         self._children += [subprocess.Popen(watchdog, stdin=subprocess.PIPE, process_group=0)]  # noqa: S603
 
     def wait_ready(self, timeout: float = 60.0) -> None:

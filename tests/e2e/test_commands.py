@@ -129,13 +129,34 @@ async def test_local_welcomes_with_commands_that_work_as_they_stand() -> None:
 
 @pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGKILL, -9)], ids=str)
 async def test_local_leaves_no_process_behind_however_it_ends(by: signal.Signals, code: int) -> None:
-    async with started(*LOCAL, **FREE_PORTS) as command:
+    async with started(*LOCAL, "--processes", "2", **FREE_PORTS) as command:
         await _up(command)
         children = command.descendants()
         assert {"envoy", "sh"} <= {child.name() for child in children}
         told = await command.end(by)
     assert told.code == code, told
     assert "Traceback" not in told.err
+    await _gone(children)
+
+
+async def test_local_with_two_processes_spreads_rest_over_both_and_ends_when_one_does() -> None:
+    """Each tells of the calls that it has served itself."""
+    async with started(*LOCAL, "--processes", "2", **FREE_PORTS) as command:
+        url = await _up(command)
+        children = command.descendants()
+        metrics = [(await command.says(rf"process {number} .* metrics (\S+)"))[1] for number in (1, 2)]
+        async with httpx.AsyncClient() as rest:
+            for _ in range(12):
+                assert (await rest.get(f"{url}/v1/events/evt_2025_1001/inventory")).status_code == 200
+            served = [_served((await rest.get(each)).text, "GetInventoryStatus") for each in metrics]
+        assert sum(served) == 12
+        assert min(served) > 0
+        grpc_address = (await command.says(r"process 2 +gRPC (\S+)"))[1]
+        (second,) = (child for child in children if _listens(child, int(grpc_address.rpartition(":")[2])))
+        second.kill()
+        told = await command.end()
+    assert told.code == 1, told
+    assert f"ProcessEnded the process of the service on {grpc_address} has ended with code -9" in told.err
     await _gone(children)
 
 
@@ -507,6 +528,16 @@ async def _up(command: Command) -> str:
     async with httpx.AsyncClient() as rest:
         assert (await rest.get(f"{url}/health")).status_code in (200, 503)
     return url
+
+
+def _served(metrics: str, rpc: str) -> int:
+    """How many calls of this method the exposition counts."""
+    counts = re.findall(rf'^grpc_server_handling_seconds_count{{.*"{rpc}".*}} (\S+)$', metrics, re.MULTILINE)
+    return int(sum(map(float, counts)))
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    return any(each.laddr.port == port for each in process.net_connections(kind="tcp") if each.status == "LISTEN")
 
 
 def _commands(lines: list[str]) -> list[str]:

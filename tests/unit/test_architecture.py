@@ -18,13 +18,14 @@ ARROWS = {
     # part: what it may import of ours, besides itself ("dynamodb.tables": that module and no other of dynamodb)
     "__main__": "cli",
     "cli": (
-        "app background.loops local demo operators catalog settings edge ministack probe dynamodb eventbridge aws"
-        " domain telemetry"
+        "app background.loops local processes demo operators catalog settings edge ministack probe dynamodb eventbridge"
+        " aws domain telemetry"
     ),
     "operators": "app audit clock dynamodb aws domain settings",
     "demo": "doors local app catalog dynamodb aws domain gen",
     "doors": "local app aws",
-    "local": "app ministack edge catalog settings dynamodb eventbridge aws domain",
+    "local": "app ministack processes edge catalog settings dynamodb eventbridge aws domain",
+    "processes": "ministack probe",  # each is the command line again, not the app
     "catalog": "domain",
     "audit": "dynamodb aws domain",
     # The composition root knows everybody; nobody knows it but those who start a service.
