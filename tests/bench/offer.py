@@ -29,12 +29,13 @@ _HEADERS = _HEAD + "authorization: Bearer " + "t" * 520 + "\r\ncontent-length: {
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """`rate` requests a second for `seconds`, every tenth a confirm; or with `in_flight`, as many as are answered while
-    so many are always under way."""
+    """`rate` requests a second for `seconds`; or with `in_flight`, as many as are answered while so many are always
+    under way. One in `confirm_every` is a confirm, the others are creates; 0: none is."""
 
     seconds: float
     rate: float = 0
     in_flight: int = 0
+    confirm_every: int = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +111,17 @@ class _Load:
         self._all_answered = asyncio.Event()
         self._numbers = itertools.count()
         self._run = uuid.uuid4().hex[:8]
-        self._begin()
+        self._begin(Offer(0))
 
-    def _begin(self) -> None:
+    def _begin(self, offer: Offer) -> None:
         self._open = 0
         self._answers: Counter[str] = Counter()
         self._accepted: list[float] = []
         self._refill_until = 0.0
+        self._confirm_every = offer.confirm_every
 
     async def make(self, offer: Offer) -> Offered:
-        self._begin()
+        self._begin(offer)
         cpu, begun = time.process_time(), time.monotonic()
         end = begun + offer.seconds
         if offer.in_flight:
@@ -166,7 +168,7 @@ class _Load:
 
     def _next(self, due: float) -> tuple[str, float, bytes]:
         number = next(self._numbers)
-        if number % 10:
+        if not self._confirm_every or number % self._confirm_every:
             row, first = divmod(2 * number % 2000, 50)
             body = orjson.dumps(
                 {

@@ -10,13 +10,7 @@ Everything shares the cores of the machine, so the load generator does as little
 times the capacity stands in the figure, per request.
 """
 
-import asyncio
-import json
-import sys
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
-from dataclasses import asdict
-from subprocess import PIPE
+from contextlib import ExitStack
 
 import uvloop
 
@@ -25,6 +19,7 @@ from reservation.ministack import free_port
 from reservation.settings import Settings
 from tests.bench import processes
 from tests.bench.figures import Figure, failed, figure
+from tests.bench.generator import Generator, offering
 from tests.bench.offer import Offer, Offered
 
 _STORE_MS = 10
@@ -55,13 +50,13 @@ async def _measure(port: int, rounds: int) -> dict[str, Figure]:
         rate_burst=_UNLIMITED,
         max_concurrent_rpcs=Settings().max_concurrent_rpcs,
     )
-    async with running(config) as edge, _generator(edge.url) as generator:
+    async with running(config) as edge, offering(edge.url) as generator:
         await processes.answers(f"127.0.0.1:{port}")
         await generator.make(Offer(2, in_flight=_IN_FLIGHT))
         return _figures([await _round(generator) for _ in range(rounds)])
 
 
-async def _round(generator: "_Generator") -> tuple[Offered, Offered, Offered]:
+async def _round(generator: Generator) -> tuple[Offered, Offered, Offered]:
     peak = await generator.make(Offer(_SECONDS, in_flight=_IN_FLIGHT))
     capacity = peak.count("", accepted=True) / peak.seconds
     normal = await generator.make(Offer(_SECONDS, rate=_NORMAL * capacity))
@@ -113,29 +108,3 @@ def _middle(values: list[float]) -> float:
 
 def _sum(counts: list[dict[str, int]]) -> dict[str, int]:
     return {answer: sum(each.get(answer, 0) for each in counts) for answer in sorted({a for c in counts for a in c})}
-
-
-class _Generator:
-    """The process of tests.bench.offer."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._stdin, self._stdout = process.stdin, process.stdout
-
-    async def make(self, offer: Offer) -> Offered:
-        self._stdin.write(json.dumps(asdict(offer)).encode() + b"\n")
-        return Offered(**json.loads(await self._stdout.readline()))
-
-
-@asynccontextmanager
-async def _generator(url: str) -> AsyncIterator[_Generator]:
-    host, _, port = url.removeprefix("http://").rpartition(":")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.offer", host, port, cwd=processes.ROOT, stdin=PIPE, stdout=PIPE
-    )
-    try:
-        yield _Generator(process)
-    finally:
-        process.terminate()
-        await process.wait()

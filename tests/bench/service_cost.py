@@ -53,8 +53,8 @@ async def _with_issuer(directory: Path, rounds: int) -> dict[str, Figure]:
             traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector_port}"}
             services = [_service(stack, issuer, {"AWS_ENDPOINT_URL": sink} | settings) for settings in (traced, {})]
             echoes = [
-                stack.enter_context(processes.printing_its_port("tests.bench.echo", "0", str(size)))
-                for size in (len(_create_answer()), len(_get_answer()))
+                stack.enter_context(processes.printing_its_port("tests.bench.echo", "0", answer.hex()))
+                for answer in (_create_answer(), _get_answer())
             ]
             return await _measure(sink, services, echoes, _tokens(issuer), rounds)
 
