@@ -43,7 +43,8 @@ class EdgeConfig:
     """What the settings decide about Envoy.
 
     `bind_host` is an IP address, `grpc_host` a name or an address. Port 0 of the listener or of the admin interface
-    means any free one. Each of `grpc_ports` is one process of the service, which runs `max_concurrent_rpcs` at most.
+    means any free one. Each of `grpc_ports` on each of the `grpc_addresses` that `grpc_host` has is one process of the service,
+    which runs `max_concurrent_rpcs` at most.
     `rate_per_second` creates, and `rate_burst` at once, may come from one address; 0 of them: any number, of anything.
     `trusted_hops`: how many load balancers stand before Envoy.
     `metrics_port` is one process's listener for operators. `sampling`: the part of the requests without a traceparent
@@ -53,6 +54,7 @@ class EdgeConfig:
     bind_host: str = "127.0.0.1"
     port: int = 8010
     grpc_host: str = "127.0.0.1"
+    grpc_addresses: int = 1
     grpc_ports: tuple[int, ...] = (8011,)
     admin_port: int = 9901
     rate_per_second: int = 100
@@ -155,7 +157,7 @@ def _values(config: EdgeConfig, secrets: Path) -> dict[str, str]:
 
 
 def _limit_values(config: EdgeConfig) -> dict[str, str]:
-    processes = len(config.grpc_ports)
+    processes = len(config.grpc_ports) * config.grpc_addresses
     return {
         "EDGE_TRUSTED_HOPS": str(config.trusted_hops),
         "EDGE_RATE_LIMITED_PERCENT": "100" if config.rate_per_second else "0",

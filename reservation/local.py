@@ -59,6 +59,8 @@ async def running(
             edge.running(
                 replace(
                     envoy_config,
+                    grpc_host="127.0.0.1",
+                    grpc_addresses=1,
                     grpc_ports=tuple(each.grpc_port for each in doors),
                     admin_port=admin_port,
                     metrics_port=service.metrics_port,

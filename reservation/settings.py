@@ -104,6 +104,8 @@ class Settings(BaseSettings):
     edge_upstream_cert_file: Path | None = None
     edge_upstream_key_file: Path | None = None
     edge_upstream_server_name: str = Field(default="localhost", pattern=r"^[A-Za-z0-9.:_-]+$")
+    edge_upstream_host: str = Field(default="127.0.0.1", pattern=r"^[A-Za-z0-9.:_-]+$")
+    edge_upstream_addresses: int = Field(default=1, ge=1, le=1000)
     cors_allowed_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_listed)] = ()
 
     # Set: seats are another service's, which is asked by gRPC.

@@ -154,7 +154,11 @@ async def _each(requests: AsyncIterator[bytes], parsed: Any, context: Any) -> As
 
 
 def build(
-    services: Iterable[grpc.GenericRpcHandler], health: Health, *, max_rpcs: int | None = None
+    services: Iterable[grpc.GenericRpcHandler],
+    health: Health,
+    *,
+    max_rpcs: int | None = None,
+    connection_age: float = CONNECTION_AGE_SECONDS,
 ) -> grpc.aio.Server:
     """`max_rpcs`: how many calls of any kind may be open, watches and health among them. It is there for what nothing
     else counts (gRPC answers RESOURCE_EXHAUSTED by itself), so it should be more than all other limits together."""
@@ -169,7 +173,7 @@ def build(
             ("grpc.max_concurrent_streams", STREAMS_A_CONNECTION),
             # Who keeps a connection for ever never finds a process that came later. Calls under way end on the old one,
             # and no time is set for it: a watch ends with its hold.
-            ("grpc.max_connection_age_ms", CONNECTION_AGE_SECONDS * 1000),
+            ("grpc.max_connection_age_ms", round(connection_age * 1000)),
             # Services that sell from this inventory look every 30 s whether an idle connection still works.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

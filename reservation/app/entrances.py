@@ -37,6 +37,8 @@ def edge_config_of(settings: Settings) -> EdgeConfig:
     return EdgeConfig(
         bind_host=settings.bind_host,
         port=settings.server_port,
+        grpc_host=settings.edge_upstream_host,
+        grpc_addresses=settings.edge_upstream_addresses,
         grpc_ports=(settings.grpc_server_port,),
         listener_tls=ListenerTls(listener, client_ca) if listener is not None else None,
         upstream_tls=UpstreamTls(ca, settings.edge_upstream_server_name, upstream) if ca is not None else None,

@@ -2,11 +2,13 @@
 
 import asyncio
 import errno
+import itertools
 import os
 import re
 import socket
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -18,7 +20,7 @@ from structlog.typing import EventDict
 from reservation import ministack
 from reservation.api.call import Call
 from reservation.api.registration import Answer, Method
-from reservation.api.server import Health
+from reservation.api.server import Health, build
 from reservation.app import StartError
 from reservation.auth.caller import Right
 from reservation.background.loops import LoopDied
@@ -49,6 +51,59 @@ from tests.support.system import (
 AN_HOUR = 3_600_000
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_a_client_finds_a_process_that_came_later_and_loses_no_call_to_it() -> None:
+    """Its connection has an age, and what balances connections leads the next one elsewhere. A call under way stays."""
+    async with AsyncExitStack() as stack:
+        later = [False, True]  # what tells the processes apart: the second one is ready
+        ports = [await stack.enter_async_context(_ageing(ready)) for ready in later]
+        address = await stack.enter_async_context(_taking_turns(ports))
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+        under_way = watch_health(channel, "readiness")
+        await becomes(under_way, NOT_SERVING)
+        check = health_pb2_grpc.HealthStub(channel).Check
+        async with asyncio.timeout(20):
+            while (await check(health_pb2.HealthCheckRequest(service="readiness"))).status != SERVING:
+                pass
+        assert not under_way.done()
+
+
+@asynccontextmanager
+async def _ageing(ready: bool) -> AsyncIterator[int]:
+    """A server whose connections grow old soon; yields its port."""
+    health = Health()
+    await health.start()
+    await health.ready(ready)
+    server = build([], health, connection_age=0.1)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield port
+    finally:
+        await health.leave()
+        await server.stop(None)
+
+
+@asynccontextmanager
+async def _taking_turns(ports: list[int]) -> AsyncIterator[str]:
+    """The address of a balancer that leads the first connection to the first port, and each next one to the next."""
+    turns = itertools.cycle(ports)
+
+    async def lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", next(turns))
+        await asyncio.gather(_pass_on(reader, behind_writer), _pass_on(behind_reader, writer))
+
+    async with await asyncio.start_server(lead, "127.0.0.1", 0) as balancer:
+        yield "127.0.0.1:{}".format(balancer.sockets[0].getsockname()[1])
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
 
 
 async def test_a_port_in_use_stops_the_start_and_is_named(ministack_url: str) -> None:

@@ -11,6 +11,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from reservation.app import edge_config_of
+from reservation.edge import render
 from reservation.settings import Settings
 from tests.support.dynamodb_local import IMAGE as DYNAMODB_LOCAL
 
@@ -60,11 +62,26 @@ def test_nobody_waits_for_a_health_that_is_never_told(name: str) -> None:
 
 def test_the_service_finds_each_emulator_at_its_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SERVICES["reservation"]["environment"].items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, re.sub(r"\$\{\w+:-(\w+)\}", r"\1", value))
     settings = Settings.from_environment()
     assert settings.dynamodb_endpoint == "http://dynamodb:8000"
     assert settings.eventbridge_endpoint == settings.aws_endpoint_url == "http://ministack:4566"
     assert (settings.bind_host, settings.server_port, settings.grpc_server_port) == ("0.0.0.0", 8010, 8011)  # noqa: S104
+
+
+def test_each_replica_is_a_line_in_the_endpoint_list_of_envoy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Envoy asks for the addresses of a name that all containers of the service answer to."""
+    for name, value in SERVICES["edge-config"]["environment"].items():
+        monkeypatch.setenv(name, re.sub(r"\$\{\w+:-(\w+)\}", r"\1", value))
+    clusters = yaml.safe_load(render(edge_config_of(Settings.from_environment())))["static_resources"]["clusters"]
+    for cluster in clusters:
+        if cluster["name"] != "metrics":
+            (endpoint,) = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+            host = endpoint["endpoint"]["address"]["socket_address"]["address"]
+            assert (cluster["type"], cluster["lb_policy"]) == ("STRICT_DNS", "LEAST_REQUEST")
+            for name in ("reservation", "more"):
+                assert host in SERVICES[name]["networks"]["default"]["aliases"]
+                assert "command" not in SERVICES[name]  # the image's own, which serves
 
 
 def test_every_file_that_is_mounted_is_there() -> None:

@@ -20,6 +20,7 @@ ELSEWHERE = EdgeConfig(
     bind_host="0.0.0.0",  # noqa: S104
     port=9010,
     grpc_host="service.internal",
+    grpc_addresses=2,
     grpc_ports=(9011, 9012, 9013),
     admin_port=0,
     rate_per_second=7,
@@ -48,8 +49,8 @@ def test_settings_land_where_they_belong_and_nowhere_else() -> None:
         endpoints = [_address(each["endpoint"]) for each in locality["lb_endpoints"]]
         assert endpoints == [("service.internal", port) for port in (9011, 9012, 9013)]
     assert _manager(config)["xff_num_trusted_hops"] == 2
-    assert _thresholds(clusters["grpc_upstream"], "DEFAULT")["max_requests"] == 3 * 10
-    assert _thresholds(clusters["grpc_upstream"], "HIGH")["max_requests"] == 3 * 40
+    assert _thresholds(clusters["grpc_upstream"], "DEFAULT")["max_requests"] == 3 * 2 * 10
+    assert _thresholds(clusters["grpc_upstream"], "HIGH")["max_requests"] == 3 * 2 * 40
     assert {_bucket(limit)["tokens_per_fill"] for limit in _rate_limits(config)} == {7}
     assert {_bucket(limit)["max_tokens"] for limit in _rate_limits(config)} == {9}
     changed = set(render(ELSEWHERE).splitlines()) - set(render(EdgeConfig()).splitlines())
