@@ -95,7 +95,7 @@ async def _taking_turns(ports: list[int]) -> AsyncIterator[str]:
         await asyncio.gather(_pass_on(reader, behind_writer), _pass_on(behind_reader, writer))
 
     async with await asyncio.start_server(lead, "127.0.0.1", 0) as balancer:
-        yield "127.0.0.1:{}".format(balancer.sockets[0].getsockname()[1])
+        yield f"127.0.0.1:{balancer.sockets[0].getsockname()[1]}"
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
