@@ -44,8 +44,8 @@ class EdgeConfig:
 
     `bind_host` is an IP address, `grpc_host` a name or an address. Port 0 of the listener or of the admin interface
     means any free one. Each of `grpc_ports` on each of the `grpc_addresses` that `grpc_host` has is one process of the
-    service, which runs `max_concurrent_rpcs` at most. `rate_per_second` creates, and `rate_burst` at once, may come from one address; 0 of them: any number, of anything.
-    `trusted_hops`: how many load balancers stand before Envoy.
+    service, which runs `max_concurrent_rpcs` at most. `rate_per_second` creates, and `rate_burst` at once, may come
+    from one address; 0 of them: any number, of anything. `trusted_hops`: how many load balancers stand before Envoy.
     `metrics_port` is one process's listener for operators. `sampling`: the part of the requests without a traceparent
     whose trace is recorded, from 0 to 1.
     """
