@@ -11,7 +11,7 @@ import grpc
 from reservation.app.errors import StartError
 from reservation.app.observation import Telemetry
 from reservation.aws.client import AwsClient
-from reservation.aws.session import AwsConfig, Service, connect
+from reservation.aws.session import AwsConfig, Service, connect, session
 from reservation.dynamodb.tables import Tables
 from reservation.eventbridge import EventBridge
 from reservation.inventory.breaker import Breaker
@@ -48,9 +48,12 @@ class Clients:
 
 async def connect_clients(settings: Settings, closing: AsyncExitStack, telemetry: Telemetry) -> Clients:
     config, trace = aws_config_of(settings), telemetry.traces.aws
+    shared = session(config)
 
     async def client(service: Service, endpoint: str | None, pool_size: int) -> AwsClient:
-        connected = await connect(config, service, endpoint_url=endpoint, pool_size=pool_size, trace=trace)
+        connected = await connect(
+            config, service, endpoint_url=endpoint, pool_size=pool_size, trace=trace, shared=shared
+        )
         closing.push_async_callback(connected.close)
         return connected
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 from reservation.api.outcomes import Outcomes
 from reservation.app.errors import StartError
@@ -15,7 +16,10 @@ from reservation.settings import Settings
 from reservation.telemetry import exposition
 from reservation.telemetry.logs import pseudonyms
 from reservation.telemetry.metrics import Metrics
-from reservation.telemetry.traces import NoTraces, Traces
+from reservation.telemetry.untraced import NoTraces
+
+if TYPE_CHECKING:
+    from reservation.telemetry.traces import Traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class Telemetry:
 
     worker_id: str
     metrics: Metrics
-    traces: Traces | NoTraces
+    traces: "Traces | NoTraces"
     outcomes: Outcomes
 
     def moved(self, before: Reservation | None, after: Reservation) -> None:
@@ -33,20 +37,25 @@ class Telemetry:
 
 def telemetry_of(settings: Settings) -> Telemetry:
     worker_id, metrics = new_worker_id(), Metrics()
-    traces: Traces | NoTraces = NoTraces()
-    if settings.otel_exporter_otlp_endpoint is not None:
-        traces = Traces(
-            settings.otel_exporter_otlp_endpoint,
-            settings.otel_traces_sampler_arg,
-            version=version(),
-            instance=worker_id,
-        )
     outcomes = Outcomes(
         metrics,
         pseudonym=pseudonyms(settings.log_user_key.get_secret_value()),
         lines_per_second=settings.log_access_per_second,
     )
-    return Telemetry(worker_id, metrics, traces, outcomes)
+    return Telemetry(worker_id, metrics, _traces_of(settings, worker_id), outcomes)
+
+
+def _traces_of(settings: Settings, worker_id: str) -> "Traces | NoTraces":
+    if settings.otel_exporter_otlp_endpoint is None:
+        return NoTraces()
+    from reservation.telemetry.traces import Traces  # who traces nothing does not wait for it: see telemetry.untraced
+
+    return Traces(
+        settings.otel_exporter_otlp_endpoint,
+        settings.otel_traces_sampler_arg,
+        version=version(),
+        instance=worker_id,
+    )
 
 
 @asynccontextmanager

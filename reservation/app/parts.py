@@ -40,7 +40,7 @@ from reservation.inventory.saga import RemoteSales
 from reservation.service import Policy, Reservations, new_op_id
 from reservation.settings import Settings
 from reservation.telemetry.gauges import Gauges
-from reservation.telemetry.traces import INVENTORY_STEPS, STORE_STEPS
+from reservation.telemetry.untraced import INVENTORY_STEPS, STORE_STEPS
 from reservation.watches import Watches
 
 log = structlog.get_logger()

@@ -43,13 +43,16 @@ async def connect(
     endpoint_url: str | None,
     pool_size: int = 64,
     trace: Trace | None = None,
+    shared: AioSession | None = None,
 ) -> AwsClient:
     """A client of `service`; the caller closes it. Sends nothing to the service yet.
 
     endpoint_url: None for the AWS endpoint of the region (or AWS_ENDPOINT_URL). pool_size: most connections at a time.
+    shared: a session of this config, for several clients: botocore then reads its files once, and there is one chain of
+    credentials.
     Raises AwsError "NoCredentials" if the credential chain has none, botocore's errors if the configuration is wrong.
     """
-    aio_session = session(config)
+    aio_session = shared if shared is not None else session(config)
     credentials = await aio_session.get_credentials()
     if credentials is None:
         raise AwsError("NoCredentials", f"no AWS credentials found for profile {aio_session.profile or 'default'}")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from random import random as uniform
 from threading import Thread
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import grpc
 from opentelemetry import trace
@@ -26,17 +26,11 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import Attributes, AttributeValue
 
 from reservation import tracecontext
+from reservation.telemetry.untraced import Published, Put
 
 _instrumentation: Any = instrumentation  # it comes with types for a part of it
 
 SERVICE = "reservation-api"
-
-INVENTORY_STEPS = {"facts": "inventory.facts"}
-STORE_STEPS = {
-    "recall": "idempotency.recall",
-    **{method: f"store.{method}" for method in ("hold", "advance", "settle", "write", "find", "page")},
-}
-"""What a person would draw of a request, by the methods of an inventory and of a store."""
 
 _EXPORT_SECONDS = 2
 _FLUSH_SECONDS = 3.0
@@ -51,14 +45,6 @@ _recording: ContextVar[bool] = ContextVar("recording", default=False)
 
 P = TypeVar("P")
 T = TypeVar("T")
-Put = Callable[[], Coroutine[Any, Any, T]]
-
-
-class Published(Protocol):
-    """`detail`: the JSON of an event's detail, with its traceparent."""
-
-    @property
-    def detail(self) -> str: ...
 
 
 class Traces:
@@ -207,27 +193,6 @@ class Traces:
             name, kind=kind, attributes=attributes, links=links, record_exception=False, set_status_on_exception=False
         ) as span:
             yield span
-
-
-class NoTraces:
-    """Of a service whose requests are not traced: everything stays as it is."""
-
-    aws = None
-
-    async def close(self) -> None:
-        """There is nothing to send."""
-
-    def serving(self, service: grpc.GenericRpcHandler) -> grpc.GenericRpcHandler:
-        return service
-
-    def client_interceptors(self) -> Sequence[grpc.aio.ClientInterceptor]:
-        return ()
-
-    def steps(self, part: P, names: Mapping[str, str]) -> P:
-        return part
-
-    def publishing(self, events: Sequence[Published], put: Put[T]) -> Coroutine[Any, Any, T]:
-        return put()
 
 
 class _Steps:
