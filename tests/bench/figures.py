@@ -1,7 +1,7 @@
 """What a benchmark reports."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 Figure = dict[str, Any]
@@ -29,3 +29,8 @@ def failed(told: Figure, *problems: str) -> Figure:
 
 def percentile(values: Sequence[float], percent: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * percent / 100))]
+
+
+def middle(values: Iterable[float], digits: int = 3) -> float:
+    """The median, as it stands beside a figure."""
+    return round(statistics.median(values), digits)
