@@ -1,6 +1,7 @@
 """The command line."""
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -75,6 +76,7 @@ def serve() -> None:
     async def main() -> None:
         stop = _stop_asked_for()
         async with app.running(settings):
+            _collect_rarely()
             await stop.wait()
 
     _run(main())
@@ -370,6 +372,14 @@ def _fail(error: Exception) -> Any:
     _err.print(f"[red]error:[/red] {type(error).__name__}", end=" ")
     _err.print(str(error), markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1) from None
+
+
+def _collect_rarely() -> None:
+    """What is there at the start is for good, and what a request leaves goes by its reference count; but each burst of
+    requests looks to Python like growth, at 700 objects, and to look for cycles in it each time is 4 % of their CPU."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20)
 
 
 def _stop_asked_for() -> asyncio.Event:
