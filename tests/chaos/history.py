@@ -40,12 +40,12 @@ UNKNOWN = "UNKNOWN"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a successful answer says; empty where it says nothing.
+    """What an answer says; empty where it says nothing.
 
     `status`: of the reservation (HOLD, CONFIRMED ...). `at`: when it was confirmed or cancelled. `hold_expires_at` is
     also an extension's new end. `seat_ids`: reserved, confirmed, released, those of a reservation that was read, or
-    those that a check found available; `unavailable`: the others of a check. Times as the answer tells them: by the
-    clock of the process that decided.
+    those that a check found available; `unavailable`: the others of a check, or the seats that SEAT_UNAVAILABLE names.
+    Times as the answer tells them: by the clock of the process that decided.
     """
 
     reservation_id: str = ""
@@ -89,11 +89,20 @@ class Attempt:
     seconds: int = 0
     replayed: bool = False
     answer: Answer | None = None
-    """None unless the status is OK."""
+    """Of an OK; of a SEAT_UNAVAILABLE only `unavailable`, the seats that the refusal names. Else None."""
 
     @property
     def ok(self) -> bool:
         return self.status == OK
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An event as the bus accepted it, once for each time that it did. `at`: when that call was answered, by this
+    machine's clock. `detail`: the EventBridge detail."""
+
+    at: int
+    detail: dict[str, Any]
 
 
 class Journal(AbstractContextManager["Journal", None]):
