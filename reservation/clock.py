@@ -12,12 +12,19 @@ TOLERANCE_SECONDS = 2.0
 class Clock:
     """Milliseconds since the epoch, checked against the Date header of DynamoDB's answers.
 
-    `offset` (milliseconds) moves the clock; tests and drills use it.
+    `offset` (milliseconds) moves the clock, `tolerance` (seconds) is how far off it may be; tests and drills use them.
     """
 
-    def __init__(self, server_date: Callable[[], ServerDate | None], *, offset: int = 0) -> None:
+    def __init__(
+        self,
+        server_date: Callable[[], ServerDate | None],
+        *,
+        offset: int = 0,
+        tolerance: float = TOLERANCE_SECONDS,
+    ) -> None:
         self._server_date = server_date
         self._offset = offset
+        self._tolerance = tolerance
 
     def now(self) -> int:
         return time.time_ns() // 1_000_000 + self._offset
@@ -34,4 +41,4 @@ class Clock:
     def trusted(self) -> bool:
         """Not before DynamoDB's first answer."""
         skew = self.skew_seconds
-        return skew is not None and abs(skew) <= TOLERANCE_SECONDS
+        return skew is not None and abs(skew) <= self._tolerance

@@ -17,7 +17,7 @@ from reservation.auth.keyring import Keyring
 from reservation.background.bus import Bus, BusCheck
 from reservation.background.loops import Loops
 from reservation.background.readiness import Readiness
-from reservation.clock import Clock
+from reservation.clock import TOLERANCE_SECONDS, Clock
 from reservation.settings import Settings
 from reservation.watches import Watches
 
@@ -38,10 +38,14 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, *, clock_offset: int = 0, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    settings: Settings,
+    *,
+    clock_offset: int = 0,
+    clock_tolerance: float = TOLERANCE_SECONDS,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[Running]:
-    """Serves inside the block. `clock_offset` (milliseconds) moves the service's clock, for tests and drills; `sleep`
-    is how it lingers.
+    """Serves inside the block. `clock_offset` (milliseconds) moves the service's clock, and `clock_tolerance` (seconds)
+    is how far off it may be, for tests and drills; `sleep` is how it lingers.
 
     Raises StartError, and LoopDied when a loop dies: it interrupts the block. Shutting down, in this order: not ready,
     but serving until who looks at readiness has gone elsewhere; watches end, no new requests, those under way finish,
@@ -59,7 +63,7 @@ async def running(
         bus = BusCheck(events_of(settings, clients, telemetry), settings.eventbridge_bus_name)
         if await bus.check() is Bus.MISSING:
             raise StartError(f"{bus.problem} (EVENTBRIDGE_BUS_NAME): events sent to it would vanish")
-        clock = Clock(lambda: clients.requests.server_date, offset=clock_offset)
+        clock = Clock(lambda: clients.requests.server_date, offset=clock_offset, tolerance=clock_tolerance)
         loops = Loops()
         remote = remote_inventory(
             settings,

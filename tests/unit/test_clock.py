@@ -55,6 +55,11 @@ def test_a_clock_more_than_two_seconds_off_is_not_believed(offset: int, trusted:
     assert Clock(lambda: date, offset=offset).trusted() is trusted
 
 
+def test_a_drill_may_allow_its_clocks_to_be_further_off() -> None:
+    date = _answered()
+    assert [Clock(lambda: date, offset=offset, tolerance=3.0).trusted() for offset in (2_500, 3_500)] == [True, False]
+
+
 def test_the_clock_is_judged_by_the_latest_answer() -> None:
     dates = [_answered(server_ahead=HOUR)]
     clock = Clock(lambda: dates[-1])
