@@ -16,10 +16,27 @@ import httpx
 import pytest
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
-from botocore.exceptions import ClientError, ConnectionClosedError
+from botocore.exceptions import ClientError, ConnectionClosedError, HTTPClientError
 
+from reservation.aws.errors import TransportError
+from tests.support.aws import quick_client
 from tests.support.conflict_proxy import ConflictProxy
-from tests.support.faults import Answer, Hold, HoldOngoing, HoldReply, LoseReply, LoseRequest, RejectBefore, Throttle
+from tests.support.faults import (
+    Answer,
+    CutReply,
+    Delay,
+    Fault,
+    Hold,
+    HoldOngoing,
+    HoldReply,
+    LoseReply,
+    LoseRequest,
+    RejectBefore,
+    Reset,
+    SpoilChecksum,
+    Swallow,
+    Throttle,
+)
 from tests.support.faults import Request as Seen
 
 pytestmark = pytest.mark.timeout(60)
@@ -38,10 +55,17 @@ def _session() -> AioSession:
     return get_session()
 
 
-def dynamodb(url: str) -> AbstractAsyncContextManager[Any]:
-    """A client that sends each request once."""
+def dynamodb(url: str, caller: str = "local") -> AbstractAsyncContextManager[Any]:
+    """A client that sends each request once, with this access key id."""
     config = AioConfig(retries={"total_max_attempts": 1}, read_timeout=30)
-    return _session().create_client("dynamodb", region_name="us-east-1", endpoint_url=url, config=config)  # type: ignore[no-any-return]
+    return _session().create_client(  # type: ignore[no-any-return]
+        "dynamodb",
+        region_name="us-east-1",
+        endpoint_url=url,
+        config=config,
+        aws_access_key_id=caller,
+        aws_secret_access_key="local",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,12 +276,48 @@ async def test_a_write_whose_reply_is_lost_was_applied(seats: Seats, scripted: b
         assert proxy.stats["reply lost"] == 1
 
 
-async def test_a_lost_request_was_not_applied(seats: Seats) -> None:
+@pytest.mark.parametrize("fault", [LoseRequest(), Reset()], ids=["ended", "reset"])
+async def test_a_lost_request_was_not_applied(seats: Seats, fault: Fault) -> None:
     async with seats.behind() as (proxy, client):
-        proxy.script(TRANSACTION, LoseRequest())
-        with pytest.raises(ConnectionClosedError):
+        proxy.script(TRANSACTION, fault)
+        with pytest.raises(HTTPClientError):
             await client.transact_write_items(**seats.hold("A"))
         assert await seats.holder("A") is None
+
+
+async def test_a_swallowed_request_is_never_applied_and_its_caller_hears_nothing_until_the_end(seats: Seats) -> None:
+    silence = Swallow()
+    async with seats.behind() as (proxy, client):
+        proxy.script(TRANSACTION, silence)
+        swallowed = asyncio.create_task(client.transact_write_items(**seats.hold("A")))
+        await silence.reached.wait()
+        await client.transact_write_items(**seats.hold("B"))
+        assert not swallowed.done()
+        silence.event.set()
+        with pytest.raises(HTTPClientError):
+            await swallowed
+        assert await seats.holder("A") is None
+
+
+@pytest.mark.parametrize("fault", [CutReply(), SpoilChecksum()], ids=["half-a-reply", "wrong-checksum"])
+async def test_a_write_whose_reply_is_damaged_was_applied_and_the_service_does_not_believe_the_reply(
+    seats: Seats, fault: Fault
+) -> None:
+    async with seats.behind() as (proxy, _), quick_client("dynamodb", proxy.url) as client:
+        proxy.script(TRANSACTION, fault)
+        with pytest.raises(TransportError):
+            await client.call("TransactWriteItems", seats.hold("A"), attempts=1)
+        assert await seats.holder("A") == "me"
+
+
+async def test_what_befalls_a_caller_leaves_the_others_alone(seats: Seats) -> None:
+    def befalls(caller: str) -> Fault | None:
+        return Throttle() if caller == "unlucky" else Delay(0)
+
+    async with seats.behind(befalls=befalls) as (proxy, client), dynamodb(proxy.url, "unlucky") as unlucky:
+        assert await refusal(unlucky.transact_write_items(**seats.hold("A"))) == "ThrottlingException"
+        await client.transact_write_items(**seats.hold("B"))
+        assert [await seats.holder("A"), await seats.holder("B")] == [None, "me"]
 
 
 @pytest.mark.parametrize("scripted", [True, False], ids=["scripted", "by-chance"])

@@ -31,7 +31,7 @@ import uvloop
 
 from tests.support import faults
 from tests.support.faults import Fault, Request, cancellation_body, error_body
-from tests.support.http_exchange import Message, Upstream, hang_up, read_message
+from tests.support.http_exchange import Message, Upstream, caller_of, deliver, hang_up, read_message
 from tests.support.ongoing_writes import SINGLE_WRITES, Key, OngoingWrites, item_keys, key_attributes_of
 
 _WRITES = SINGLE_WRITES | {"TransactWriteItems", "BatchWriteItem"}
@@ -47,7 +47,8 @@ class ConflictProxy:
     `hold` is the length of a transaction in seconds. `throttle` is the probability that a request is refused before
     anything happens, `lose_reply` the one that a write is applied and its connection then closed without a reply; both
     leave scripted requests alone. `mix_reasons=False` saves the request upstream that finds the reasons of the items
-    without a conflict. `heard` is told of every request. `stats` counts the requests by operation, and "throttled",
+    without a conflict. `heard` is told of every request. `befalls` says what befalls a request of this caller, its
+    access key id, unless a script does. `stats` counts the requests by operation, and "throttled",
     "conflict" and "reply lost".
 
     Leaving the block raises what a connection died of, and an AssertionError for a scripted fault that never fired.
@@ -64,6 +65,7 @@ class ConflictProxy:
         rng: random.Random | None = None,
         port: int = 0,
         heard: Callable[[Request], None] = lambda _: None,
+        befalls: Callable[[str], Fault | None] = lambda _: None,
     ) -> None:
         self.url = ""
         self.port = port
@@ -75,6 +77,7 @@ class ConflictProxy:
         self._mix_reasons = mix_reasons
         self._rng = rng or random.Random()
         self._heard = heard
+        self._befalls = befalls
         self._script: list[tuple[Callable[[Request], bool], Fault]] = []
         self._ongoing = OngoingWrites()
         self._connections: list[asyncio.Task[None]] = []
@@ -107,34 +110,38 @@ class ConflictProxy:
         try:
             while True:
                 message = await read_message(reader)
-                reply = await self._reply(message)
-                if reply is None:
-                    return
-                writer.write(_stamped(reply).encode())
-                await writer.drain()
-                if message.closes:
+                request = self._understood(message)
+                fault = self._scripted(request) or self._random(request, message)
+                reply = await self._reply(request, message, fault)
+                stamped = _stamped(reply) if reply is not None else None
+                if not await deliver(writer, stamped, fault) or message.closes:
                     return
         except (asyncio.IncompleteReadError, ConnectionError):
             return  # the caller has gone, or the emulator; in both cases there is nobody to answer
         finally:
             await hang_up(writer)
 
-    async def _reply(self, message: Message) -> Message | None:
-        """None: the connection ends without a reply."""
+    def _understood(self, message: Message) -> Request:
         operation = message.headers.get(b"x-amz-target", b"").decode().rpartition(".")[2]
         request = Request(operation, orjson.loads(message.body) if operation else {})
         self.stats[operation] += 1
         self._heard(request)
-        fault = self._scripted(request) or self._random(operation)
+        return request
+
+    async def _reply(self, request: Request, message: Message, fault: Fault | None) -> Message | None:
+        """None: the connection ends without a reply."""
         match fault:
             case faults.Answer():
                 return _answer(fault.status, fault.body)
             case faults.RejectBefore():
                 self.stats["throttled"] += isinstance(fault, faults.Throttle)
                 return _answer(fault.status, error_body(fault.code, fault.message))
-            case faults.LoseRequest():
+            case faults.LoseRequest() | faults.Reset():
                 return None
-            case faults.Hold():
+            case faults.Swallow():
+                await fault.wait()
+                return None
+            case faults.Hold() | faults.Delay():
                 await fault.wait()
         reply = await self._execute(request, message, fault)
         if isinstance(fault, faults.HoldReply):
@@ -150,8 +157,13 @@ class ConflictProxy:
                 return self._script.pop(position)[1]
         return None
 
-    def _random(self, operation: str) -> Fault | None:
-        if operation in _DATA_PLANE and self._rng.random() < self._throttle:
+    def _random(self, request: Request, message: Message) -> Fault | None:
+        operation = request.operation
+        if operation not in _DATA_PLANE:
+            return None
+        if (fault := self._befalls(caller_of(message))) is not None:
+            return fault
+        if self._rng.random() < self._throttle:
             return faults.Throttle()
         if operation in _WRITES and self._rng.random() < self._lose_reply:
             return faults.LoseReply()

@@ -16,7 +16,7 @@ import orjson
 
 from tests.support import faults
 from tests.support.faults import Fault, Hold, RejectBefore, error_body
-from tests.support.http_exchange import Message, Upstream, hang_up, read_message
+from tests.support.http_exchange import Message, Upstream, caller_of, deliver, hang_up, read_message
 
 Entry = dict[str, Any]
 """An entry of PutEvents as it was sent."""
@@ -51,7 +51,8 @@ class EventBusProxy:
     """The endpoint on `url`, inside `async with`.
 
     `entry_failures` is the probability that an entry is not accepted for a passing reason, `call_failures` the one that
-    a call fails as a whole: throttled, answered 503, or lost on its way or on its way back. While `down`, every
+    a call fails as a whole: throttled, answered 503, or lost on its way or on its way back. `befalls` says what befalls
+    a call of this caller, its access key id, unless a script does. While `down`, every
     connection ends without a reply. Alone it has the buses in `buses`.
 
     Leaving the block raises what a connection died of, and an AssertionError for a script that did not happen as many
@@ -64,6 +65,7 @@ class EventBusProxy:
         *,
         entry_failures: float = 0.0,
         call_failures: float = 0.0,
+        befalls: Callable[[str], Fault | None] = lambda _: None,
         rng: random.Random | None = None,
     ) -> None:
         self.url = ""
@@ -86,6 +88,7 @@ class EventBusProxy:
         self._upstream = Upstream(upstream_url) if upstream_url else None
         self._entry_failures = entry_failures
         self._call_failures = call_failures
+        self._befalls = befalls
         self._rng = rng or random.Random(0)
         self._call_scripts: list[_CallScript] = []
         self._entry_scripts: list[_EntryScript] = []
@@ -144,37 +147,44 @@ class EventBusProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while (reply := await self._reply(await read_message(reader))) is not None:
-                writer.write(reply.encode())
-                await writer.drain()
+            while await self._exchange(await read_message(reader), writer):
+                pass
         except (asyncio.IncompleteReadError, ConnectionError):
             return  # the caller has gone
         finally:
             await hang_up(writer)
 
-    async def _reply(self, message: Message) -> Message | None:
-        """None: the connection ends without a reply."""
+    async def _exchange(self, message: Message, writer: asyncio.StreamWriter) -> bool:
+        """Whether the connection goes on."""
         operation = message.headers[b"x-amz-target"].decode().rpartition(".")[2]
-        params = orjson.loads(message.body)
+        params, caller = orjson.loads(message.body), caller_of(message)
         if operation != "PutEvents":
-            return await self._other(operation, params, message)
+            return await deliver(writer, await self._other(operation, params, message), None)
         entries: list[Entry] = params["Entries"]
         self.calls.append(entries)
-        self.called_by.append(_caller(message))
+        self.called_by.append(caller)
         self.called_at.append(time.time())
         if self.down:
-            return None
-        fault = self._fault_of(entries, self.called_by[-1])
+            return False
+        fault = self._fault_of(entries, caller)
+        return await deliver(writer, await self._reply(entries, message, fault), fault)
+
+    async def _reply(self, entries: list[Entry], message: Message, fault: Fault | None) -> Message | None:
+        """None: the connection ends without a reply."""
         match fault:
             case faults.Answer():
                 return _answer(fault.status, fault.body)
             case faults.RejectBefore():
                 return _answer(fault.status, error_body(fault.code, fault.message))
-            case faults.LoseRequest():
+            case faults.LoseRequest() | faults.Reset():
                 return None
-            case faults.Hold():
+            case faults.Swallow():
                 await fault.wait()
-        reply = await self._put(entries, message)
+                return None
+            case faults.Hold() | faults.Delay():
+                await fault.wait()
+        refused = fault.code if isinstance(fault, faults.FailEntries) else ""
+        reply = await self._put(entries, message, refused)
         if isinstance(fault, faults.HoldReply):
             await fault.wait()
         return None if isinstance(fault, faults.LoseReply) else reply
@@ -184,10 +194,16 @@ class EventBusProxy:
             if script.times and script.matcher(entries, caller):
                 script.times -= 1
                 return script.fault
+        if (fault := self._befalls(caller)) is not None:
+            return fault
         return self._rng.choice(_PASSING_FAULTS)() if self._rng.random() < self._call_failures else None
 
-    async def _put(self, entries: list[Entry], message: Message) -> Message:
-        errors = [self._error_of(entry) for entry in entries]
+    async def _put(self, entries: list[Entry], message: Message, refused: str) -> Message:
+        """`refused`: the code with which every other entry is not accepted, if any."""
+        errors = [
+            _passing(refused) if refused and number % 2 == 0 else self._error_of(entry)
+            for number, entry in enumerate(entries)
+        ]
         good = [entry for entry, error in zip(entries, errors, strict=True) if error is None]
         results = iter(await self._publish(good, message))
         answers = [error or next(results) for error in errors]
@@ -200,12 +216,12 @@ class EventBusProxy:
                 script.times -= 1
                 return {"ErrorCode": script.code, "ErrorMessage": script.message}
         if self._rng.random() < self._entry_failures:
-            return {"ErrorCode": self._rng.choice(_PASSING_CODES), "ErrorMessage": "try again"}
+            return _passing(self._rng.choice(_PASSING_CODES))
         return None
 
     async def _publish(self, entries: list[Entry], message: Message) -> list[dict[str, str]]:
         self.accepted += entries
-        self.accepted_from += [_caller(message)] * len(entries)
+        self.accepted_from += [caller_of(message)] * len(entries)
         self.accepted_at += [time.monotonic()] * len(entries)
         self._news.set()
         if self._upstream is None or not entries:
@@ -246,9 +262,8 @@ def first_deliveries(message_ids: Iterable[str]) -> dict[str, list[int]]:
     return versions
 
 
-def _caller(message: Message) -> str:
-    """https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html"""
-    return message.headers[b"authorization"].decode().partition("Credential=")[2].partition("/")[0]
+def _passing(code: str) -> dict[str, str]:
+    return {"ErrorCode": code, "ErrorMessage": "try again"}
 
 
 def _answer(status: int, body: bytes) -> Message:

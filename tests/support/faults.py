@@ -1,4 +1,5 @@
-"""What the conflict proxy can do to one request, for tests that build an exact interleaving."""
+"""What the proxies before DynamoDB and EventBridge can do to one request: for tests that build an exact interleaving,
+and for those that do anything at any time."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -77,7 +78,58 @@ class HoldReply(_Pause):
     """Applied, and its reply on the way."""
 
 
-Fault = RejectBefore | Answer | LoseRequest | LoseReply | Hold | HoldOngoing | HoldReply
+@dataclass(slots=True)
+class Swallow(_Pause):
+    """Never reaches DynamoDB, and its connection is silent until `event`, then ends."""
+
+
+@dataclass(slots=True)
+class Delay:
+    """On its way for so many seconds. A caller that gives up does not take it back."""
+
+    seconds: float
+
+    async def wait(self) -> None:
+        await asyncio.sleep(self.seconds)
+
+
+@dataclass(slots=True)
+class Reset:
+    """The connection is reset before the request reaches DynamoDB."""
+
+
+@dataclass(slots=True)
+class CutReply:
+    """Applied, and the connection ends in the middle of the reply's body."""
+
+
+@dataclass(slots=True)
+class SpoilChecksum:
+    """Applied, and the checksum of the reply is not that of its body."""
+
+
+@dataclass(slots=True)
+class FailEntries:
+    """Of EventBridge: every other entry of the call is not accepted, for a reason that passes."""
+
+    code: str
+
+
+Fault = (
+    RejectBefore
+    | Answer
+    | LoseRequest
+    | LoseReply
+    | Hold
+    | HoldOngoing
+    | HoldReply
+    | Swallow
+    | Delay
+    | Reset
+    | CutReply
+    | SpoilChecksum
+    | FailEntries
+)
 
 
 def error_body(code: str, message: str) -> bytes:

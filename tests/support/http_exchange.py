@@ -2,8 +2,11 @@
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
+
+from tests.support import faults
+from tests.support.faults import Fault
 
 
 @dataclass(slots=True)
@@ -32,6 +35,29 @@ async def read_message(reader: asyncio.StreamReader) -> Message:
     length = int(headers.pop(b"content-length", 0))
     closes = headers.pop(b"connection", b"").lower() == b"close"
     return Message(start, await reader.readexactly(length), headers, closes)
+
+
+def caller_of(message: Message) -> str:
+    """The access key id of an AWS request's signature
+    (https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html), "" where it has none."""
+    return message.headers.get(b"authorization", b"").decode().partition("Credential=")[2].partition("/")[0]
+
+
+async def deliver(writer: asyncio.StreamWriter, reply: Message | None, fault: Fault | None) -> bool:
+    """Whether the connection goes on: without a reply it does not, nor after some faults, which befall the reply on its
+    way."""
+    if isinstance(fault, faults.Reset):
+        writer.transport.abort()
+    if reply is None:
+        return False
+    if isinstance(fault, faults.SpoilChecksum):
+        checksum = int(reply.headers.get(b"x-amz-crc32", b"0"))
+        reply = replace(reply, headers=reply.headers | {b"x-amz-crc32": b"%d" % (checksum ^ 1)})
+    whole = reply.encode()
+    cut = len(reply.body) // 2 + 1 if isinstance(fault, faults.CutReply) else 0
+    writer.write(whole[: len(whole) - cut])
+    await writer.drain()
+    return not cut
 
 
 async def hang_up(writer: asyncio.StreamWriter) -> None:
