@@ -10,7 +10,7 @@ is counted: what customers were told, what the tables hold, what the queue recei
 import asyncio
 import random
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,23 +18,19 @@ from typing import Any
 
 import betterproto2
 import grpc
-import orjson
 import uvloop
 
 from reservation import app, ministack
 from reservation.audit.promises import Finding, Graces, Snapshot
 from reservation.audit.reading import Audit
-from reservation.aws.client import AwsClient
-from reservation.aws.session import connect, session
 from reservation.domain.model import Reservation, Status
-from reservation.eventbridge import create_bus, subscribe_queue
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
-from reservation.settings import Settings
 from tests.bench import promises
 from tests.bench.box_office import BoxOffice, offer, opened
 from tests.bench.figures import Figure, failed
 from tests.bench.processes import KillableService
 from tests.bench.promises import Held, Told
+from tests.support.event_queue import Received, receiving, subscribe
 from tests.support.system import Answer, call, create_request, own_settings, refusal_of
 
 _PROCESSES = 3
@@ -73,38 +69,26 @@ class _Kills:
     """Seconds from a kill until the process served again."""
 
 
-@dataclass(slots=True)
-class _Received:
-    """What the queue delivered: versions by reservation id, and how many messages."""
-
-    versions: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
-    messages: int = 0
-
-    async def receive(self) -> set[tuple[str, int]]:
-        """See audit.Receiver."""
-        return {(reservation_id, version) for reservation_id, told in self.versions.items() for version in told}
-
-
 @dataclass(frozen=True, slots=True)
 class _Sale:
     """A run that is over. `seconds`: until the last customer had an answer."""
 
     told: Told
     kills: _Kills
-    received: _Received
+    received: Received
     seconds: float
     snapshot: Snapshot
     findings: list[Finding]
 
 
 async def _measure() -> dict[str, Figure]:
-    told, kills, received, door = Told(), _Kills(), _Received(), asyncio.Semaphore(_AT_ONCE)
+    told, kills, received, door = Told(), _Kills(), Received(), asyncio.Semaphore(_AT_ONCE)
     async with ministack.running() as store, ministack.running() as bus:
         settings = own_settings(store.url, aws_eventbridge_endpoint=bus.url)
-        queue_url = await _subscribe(settings)
+        queue_url = await subscribe(settings, "sale")
         async with (
             opened(settings, services=_PROCESSES, seats=_SEATS, hold_seconds=_HOLD_SECONDS) as office,
-            _receiving(settings, queue_url, received),
+            receiving(settings, queue_url, received),
         ):
             began = time.monotonic()
             async with _killing(office.services, kills):
@@ -114,15 +98,6 @@ async def _measure() -> dict[str, Figure]:
             audit = Audit(office.dynamodb, app.tables_of(settings), now=_now, graces=_GRACES, receiver=received)
             snapshot, findings = await audit.run()
     return _figures(_Sale(told, kills, received, seconds, snapshot, findings))
-
-
-async def _subscribe(settings: Settings) -> str:
-    """The URL of a new queue that gets every event."""
-    aws, endpoint = session(app.aws_config_of(settings)), settings.eventbridge_endpoint
-    to_events, to_sqs = [aws.create_client(name, endpoint_url=endpoint) for name in ("events", "sqs")]
-    async with to_events as events, to_sqs as sqs:
-        await create_bus(events, settings.eventbridge_bus_name)
-        return await subscribe_queue(events, sqs, settings.eventbridge_bus_name, "sale")
 
 
 # The customers
@@ -206,40 +181,6 @@ async def _kill(victim: KillableService, kills: _Kills) -> None:
         kills.ended_by_themselves += 1
     await victim.start()
     kills.back_after.append(time.monotonic() - killed_at)
-
-
-# The queue
-
-
-@asynccontextmanager
-async def _receiving(settings: Settings, queue_url: str, received: _Received) -> AsyncIterator[None]:
-    """Inside the block a consumer takes everything out of the queue."""
-    sqs = await connect(app.aws_config_of(settings), "sqs", endpoint_url=settings.eventbridge_endpoint)
-
-    async def receive_for_ever() -> None:
-        while True:
-            await _receive(sqs, queue_url, received)
-
-    receiver = asyncio.create_task(receive_for_ever())
-    try:
-        yield
-    finally:
-        receiver.cancel()
-        with suppress(asyncio.CancelledError):
-            await receiver
-        await sqs.close()
-
-
-async def _receive(sqs: AwsClient, queue_url: str, received: _Received) -> None:
-    request = {"QueueUrl": queue_url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 1}
-    delivered = (await sqs.call("ReceiveMessage", request)).get("Messages", [])
-    for message in delivered:
-        detail = orjson.loads(message["Body"])["detail"]
-        received.versions[detail["reservation"]["reservationId"]].add(detail["version"])
-    received.messages += len(delivered)
-    if delivered:
-        done = [{"Id": str(number), "ReceiptHandle": each["ReceiptHandle"]} for number, each in enumerate(delivered)]
-        await sqs.call("DeleteMessageBatch", {"QueueUrl": queue_url, "Entries": done})
 
 
 # The sums

@@ -2,10 +2,11 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -67,11 +68,20 @@ async def answers(address: str) -> None:
 
 
 class KillableService:
-    """`reservation serve` on a port of its own, which it keeps over its starts; its log is dropped."""
+    """`reservation serve` on a port of its own, which it keeps over its starts. Its log goes to the end of the file
+    `log`, or is dropped. `module`: what is run in its place, with arguments."""
 
-    def __init__(self, settings: dict[str, str]) -> None:
+    def __init__(
+        self,
+        settings: dict[str, str],
+        *,
+        module: Sequence[str] = ("reservation", "serve"),
+        log: Path = Path(os.devnull),
+    ) -> None:
         port = free_port("127.0.0.1")
         self.address = f"127.0.0.1:{port}"
+        self._command = (sys.executable, "-m", *module)
+        self._log = log
         self._environment = os.environ | settings | {"GRPC_SERVER_PORT": str(port), "METRICS_PORT": "0"}
         self._process: Process | None = None
 
@@ -83,10 +93,10 @@ class KillableService:
 
     async def start(self) -> None:
         """Returns when its health says that it serves. Raises RuntimeError if it ends before, or takes a minute."""
-        command = (sys.executable, "-m", "reservation", "serve")
-        self._process = await asyncio.create_subprocess_exec(
-            *command, cwd=ROOT, env=self._environment, stdout=DEVNULL, stderr=DEVNULL
-        )
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command, cwd=ROOT, env=self._environment, stdout=DEVNULL, stderr=log
+            )
         ready = asyncio.create_task(answers(self.address))
         ended = asyncio.create_task(self._process.wait())
         await asyncio.wait({ready, ended}, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -94,6 +104,15 @@ class KillableService:
             waiting.cancel()
         if not ready.done():
             raise RuntimeError(f"reservation serve does not serve (exit code {self._process.returncode})")
+
+    @property
+    def lives(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """To one that lives."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     async def kill(self) -> bool:
         """`kill -9`. False: it had ended by itself."""
