@@ -69,8 +69,8 @@ class Attempt:
 
     `key`: the idempotency key, unique to one command of one user. A create sends it as its reservation_token too, so
     that the tables and the events tell which create a reservation comes from, even one that nobody was told of.
-    `seat_ids` and `event_id`: of a create and a check; `reservation_id`: of all that is about a reservation;
-    `payment_id`: of a confirm; `seconds`: of an extension.
+    `seat_ids` and `event_id`: of a create and a check; `quantity` and `section`: of a create that names no seats;
+    `reservation_id`: of all that is about a reservation; `payment_id`: of a confirm; `seconds`: of an extension.
     """
 
     number: int
@@ -87,6 +87,8 @@ class Attempt:
     reservation_id: str = ""
     payment_id: str = ""
     seconds: int = 0
+    quantity: int = 0
+    section: str = ""
     replayed: bool = False
     answer: Answer | None = None
     """Of an OK; of a SEAT_UNAVAILABLE only `unavailable`, the seats that the refusal names. Else None."""
