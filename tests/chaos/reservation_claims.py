@@ -140,7 +140,7 @@ def _get(attempt: Attempt, bounds: Bounds, state: State, now: int) -> State | No
         return state if state == ABSENT else None
     match answer.status:
         case Status.HOLD:
-            in_time = attempt.called - bounds.skew <= state.until + bounds.read_skew
+            in_time = attempt.called - bounds.skew <= state.until + bounds.read_skew + bounds.distrust
             same = state.status == Status.HOLD and answer.hold_expires_at == state.until
             return state if same and in_time else None
         case Status.EXPIRED:

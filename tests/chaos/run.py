@@ -37,6 +37,7 @@ CUSTOMERS = 100
 """At once: what two cores bear that also run the emulators, Envoy, the proxies and the customers themselves."""
 
 _QUIET_WITHIN_SECONDS, _LOOK_EVERY_SECONDS = 60.0, 1.0
+_DISTRUST_MS = 15_000  # a freeze, and the time until DynamoDB answers again
 _GRACES = Graces(expiry=10_000, outbox=10_000)
 
 
@@ -118,6 +119,7 @@ async def _left(this: System, received: Received, calm_at: int, hall: Hall) -> L
         read_skew=round(1000 * system.MAX_CLOCK_SKEW_SECONDS),
         hold=1000 * system.HOLD_SECONDS,
         grace=_GRACES.expiry,
+        distrust=_DISTRUST_MS,
         calm_at=calm_at,
         read_at=_now(),
         capacity={system.EVENT_ID: hall.seats + hall.places},

@@ -37,6 +37,7 @@ _NOT_TAKEN_IN = frozenset({"RATE_LIMIT_EXCEEDED"})
 class Bounds:
     """In milliseconds. `skew`: what any process's clock may differ from this machine's, either way. `read_skew`:
     MAX_CLOCK_SKEW_SECONDS of the processes. `hold`: how long a hold is made for. `stale`: how old a refusal may be.
+    `distrust`: how long a process that was frozen may not believe its clock, and so tell of a HOLD beyond its time.
     `grace`: how long after its time, or after the faults stopped at `calm_at`, a hold or an event may be unsettled.
     `read_at`: when the tables were read. `capacity`: the seats of each event."""
 
@@ -49,6 +50,7 @@ class Bounds:
     capacity: Mapping[str, int]
     key_window: int = 300_000
     stale: int = 250
+    distrust: int = 0
 
 
 def may_have_effect(attempt: Attempt) -> bool:
