@@ -19,8 +19,8 @@ _BACK_OFF_SECONDS, _BACK_OFF_CAP_SECONDS = 0.25, 2.0
 _AVOIDED_SECONDS = 1.0
 """For so long no customer asks a process that has not answered: so clients do that know several."""
 
-
 _NAMING_SEATS = 0.85
+
 # Seats are wanted from two windows that move through the hall, because what is sold is gone: from a narrow one, where
 # most are taken, and from a wide one, where most are free.
 _NARROW, _NARROW_PER_SECOND = 60, 5.0
@@ -168,9 +168,6 @@ class _Visitor:
             await asyncio.sleep(min(left, self.rng.uniform(0.1, 0.5)))
             await self.look(held)
 
-    async def at_once(self, *commands: Awaitable[object]) -> None:
-        await asyncio.gather(*commands)
-
     def _wish(self) -> Command:
         """Seats that are named, or so many that the service chooses."""
         if self.rng.random() < _NAMING_SEATS:
@@ -229,7 +226,7 @@ async def _cancel(visitor: _Visitor, held: Answer) -> None:
 
 async def _pay_and_cancel_at_once(visitor: _Visitor, held: Answer) -> None:
     await visitor.wait(0, HOLD_SECONDS, held)
-    await visitor.at_once(visitor.pay(held), visitor.command(Kind.CANCEL, held))
+    await asyncio.gather(visitor.pay(held), visitor.command(Kind.CANCEL, held))
 
 
 async def _forget(visitor: _Visitor, held: Answer) -> None:
