@@ -16,7 +16,7 @@ from tests.chaos.told import REFUSALS
 
 _PATIENCE_SECONDS = 15.0
 _BACK_OFF_SECONDS, _BACK_OFF_CAP_SECONDS = 0.25, 2.0
-_AVOIDED_SECONDS = 1.0
+_AVOIDED_SECONDS = 2.0
 """For so long no customer asks a process that has not answered: so clients do that know several."""
 
 _NAMING_SEATS = 0.85

@@ -23,7 +23,7 @@ from reservation.dynamodb.items import reservation_from_item
 from tests.bench.processes import REDIAL
 from tests.chaos import nemesis, system
 from tests.chaos.customers import Customers, hall_for
-from tests.chaos.doors import TRY_SECONDS, Entrance, GrpcEntrance, RestEntrance
+from tests.chaos.doors import Entrance, GrpcEntrance, RestEntrance
 from tests.chaos.history import Delivery, Journal, Kind
 from tests.chaos.nemesis import Harm, Nemesis
 from tests.chaos.system import Hall, System
@@ -33,7 +33,7 @@ from tests.support.event_queue import Received, receiving
 from tests.support.invariants import Rows
 from tests.support.system import scan
 
-CUSTOMERS = 100
+CUSTOMERS = 120
 """At once: what two cores bear that also run the emulators, Envoy, the proxies and the customers themselves."""
 
 _QUIET_WITHIN_SECONDS, _LOOK_EVERY_SECONDS = 60.0, 1.0
@@ -138,10 +138,7 @@ def _deliveries(bus: EventBusProxy) -> Iterator[Delivery]:
 async def _entrances(this: System) -> AsyncIterator[list[Entrance]]:
     """Half of the customers come over REST."""
     async with AsyncExitStack() as stack:
-        timeout = aiohttp.ClientTimeout(total=TRY_SECONDS)
-        http = await stack.enter_async_context(
-            aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
-        )
+        http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         rest = RestEntrance(http, this.edge.url)
         grpc_edge = await stack.enter_async_context(
             grpc.aio.insecure_channel(this.edge.url.removeprefix("http://"), options=REDIAL)
