@@ -1,0 +1,121 @@
+"""Failures that other ticket systems had in the field, each tried here. The links tell what happened there."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from reservation.domain.errors import HoldExtensionDenied, ReservationExpired, SeatUnavailable
+from reservation.domain.model import Event, Seat, SeatStatus, Status, Wish
+from reservation.dynamodb.items import seat_state_from_item
+from reservation.ports import Recorded
+from tests.support.invariants import violations
+from tests.support.store import HOLD_MS, PRICE, SKEW_MS, Venue, open_venue, soon
+
+LAST = Event("evt_last", "The last one")
+SEAT, PLACE = Seat("A-1", "Floor", "A", "1", PRICE), Seat("Pit-1", "Pit", "", "", PRICE)
+PATHS: dict[str, tuple[Seat, dict[str, Any]]] = {
+    "seat": (SEAT, {}),
+    "best available": (SEAT, {"wish": Wish(1, "Floor")}),
+    "general admission": (PLACE, {"wish": Wish(1, "Pit")}),
+}
+AT_ONCE, PROCESSES = 200, 4
+
+
+@pytest.fixture
+async def venue(ministack_url: str) -> AsyncIterator[Venue]:
+    async with open_venue(ministack_url) as venue:
+        yield venue
+        assert violations(await venue.rows(), now=venue.clock.now()) == []
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_the_last_seat_is_sold_once_on_every_path(venue: Venue, path: str) -> None:
+    """https://github.com/fossasia/eventyay/issues/1359 https://github.com/Attendize/Attendize/issues/473
+    https://github.com/eventespresso/event-espresso-core/issues/109"""
+    seat, more = PATHS[path]
+    await venue.sell([seat], LAST)
+    async with venue.behind(hold=0.004) as (_, client):
+        parties = [venue.party(client, stripe=(rank, PROCESSES)) for rank in range(PROCESSES)]
+        named = () if more else (seat.id,)
+        calls = (
+            parties[number % PROCESSES].create(*named, user=f"user_{number}", event=LAST.id, patience=30.0, **more)
+            for number in range(AT_ONCE)
+        )
+        told = Counter(type(each) for each in await asyncio.gather(*calls, return_exceptions=True))
+    assert told == {Recorded: 1, SeatUnavailable: AT_ONCE - 1}
+    assert len((await venue.rows()).reservations) == 1
+
+
+async def test_the_last_seat_is_one_customers_however_often_it_asks(venue: Venue) -> None:
+    """As above, by one key: https://github.com/fossasia/eventyay/issues/1359"""
+    async with venue.behind(hold=0.004) as (_, client):
+        parties = [venue.party(client) for _ in range(PROCESSES)]
+        calls = (parties[number % PROCESSES].create("A-1", key="key_1", patience=30.0) for number in range(AT_ONCE))
+        told = await asyncio.gather(*calls)
+    assert sum(not each.replayed for each in told) == 1
+    assert len({each.reservation.id for each in told}) == 1
+    assert len((await venue.rows()).reservations) == 1
+
+
+async def test_with_nobody_to_clean_up_an_ended_hold_is_free_for_reads_and_buyers_alike(venue: Venue) -> None:
+    """https://github.com/Attendize/Attendize/issues/1000 https://github.com/microsoftarchive/cqrs-journey/issues/274"""
+    held = (await venue.party().create("A-1")).reservation
+    venue.clock.advance(HOLD_MS + SKEW_MS + 1)
+    party = venue.party()
+    assert (await party.get(held.id)).status is Status.EXPIRED
+    ((_, status),) = await party.inventory.look(held.event_id, ["A-1"], soon())
+    assert status is SeatStatus.AVAILABLE
+    hall, _ = await party.inventory.hall(held.event_id, soon())
+    assert [(count.held, count.available) for count in hall.counts(venue.clock.now())] == [(0, 8)]
+    assert (await party.create("A-1", user="user_2")).reservation.status is Status.HOLD
+
+
+async def test_a_late_release_frees_neither_the_next_hold_nor_a_sold_seat(venue: Venue) -> None:
+    """Released by whose they are, never by how many: https://github.com/eventespresso/event-espresso-core/pull/2060"""
+    party = venue.party()
+    stale = (await party.create("A-1", "A-2")).reservation
+    venue.clock.advance(HOLD_MS)
+    await party.create("A-1", user="user_2")
+    sold = (await party.create("A-2", user="user_3")).reservation
+    await party.confirm(sold.id)
+    before = (await venue.rows()).seats
+    assert (await party.service.expire(stale, soon())).status is Status.EXPIRED
+    with pytest.raises(ReservationExpired):
+        await party.cancel(stale.id)
+    assert (await venue.rows()).seats == before
+
+
+async def test_no_call_that_fails_moves_the_end_of_a_hold(venue: Venue) -> None:
+    """https://github.com/pretix/pretix/issues/1575 https://github.com/pretix/pretix/pull/5109"""
+    party = venue.party()
+    held = (await party.create("A-1")).reservation
+    await party.create("A-2", user="user_2")
+    with pytest.raises(SeatUnavailable):
+        await party.create("A-1", "A-2")
+    with pytest.raises(HoldExtensionDenied):
+        await party.extend(held.id, seconds=3_600)
+    assert (await party.get(held.id)).hold_expires_at == held.hold_expires_at
+    venue.clock.advance(HOLD_MS)
+    with pytest.raises(ReservationExpired):
+        await party.extend(held.id)
+
+
+async def test_a_payment_that_comes_too_late_sells_nothing_and_the_history_stays(venue: Venue) -> None:
+    """https://github.com/big-neon/bn-api/issues/1189 https://github.com/fossunited/fossunited/pull/1698
+    https://github.com/alfio-event/alf.io/issues/531"""
+    party = venue.party()
+    late = (await party.create("A-1", "A-2")).reservation
+    venue.clock.advance(HOLD_MS)
+    winner = (await party.create("A-2", user="user_2")).reservation
+    await party.confirm(winner.id)
+    with pytest.raises(ReservationExpired):
+        await party.confirm(late.id, "pay_late")
+    await party.service.expire(late, soon())
+    rows = await venue.rows()
+    assert [order["reservationId"]["S"] for order in rows.orders] == [winner.id]
+    assert seat_state_from_item(rows.seats[f"{late.event_id}#A-2"]).holder == winner.id
+    assert (await party.get(late.id)).status is Status.EXPIRED
+    assert [detail["type"] for detail in rows.details(late.id)] == ["reservation.created", "reservation.expired"]
