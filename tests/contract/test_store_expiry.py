@@ -156,7 +156,8 @@ class TestSettling:
         assert (await venue.party().create("A-2", "A-1", user="user_2")).reservation.status is Status.HOLD
 
     async def test_it_leaves_alone_what_the_next_customer_has(self, venue: Venue) -> None:
-        """Of three seats one was taken over, one taken over and sold, and one is still its own."""
+        """Of three seats one was taken over, one taken over and sold, and one is still its own. Released by whose they
+        are, never by how many: https://github.com/eventespresso/event-espresso-core/pull/2060"""
         held = (await venue.party().create("A-1", "A-2", "A-3")).reservation
         venue.clock.advance(HOLD_MS)
         new = (await venue.party().create("A-1", user="user_2")).reservation
