@@ -180,6 +180,7 @@ async def test_each_broken_promise_is_found(venue: Venue, break_it: Break, kinds
 
 
 async def test_a_hold_past_its_grace_is_found_and_one_within_it_is_not(venue: Venue) -> None:
+    """https://github.com/alfio-event/alf.io/issues/1421"""
     (held, _) = await a_sale(venue.party())
     await _empty_outbox(venue)
     venue.clock.advance(HOLD_MS + 5_000)

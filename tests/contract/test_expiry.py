@@ -176,7 +176,8 @@ def _script(proxy: ConflictProxy, *faults: Fault) -> None:
 
 
 async def test_a_poison_record_never_stops_the_rest(venue: Venue) -> None:
-    """It is isolated, counted, and tried again later, each time after a longer while."""
+    """It is isolated, counted, and tried again later, each time after a longer while.
+    https://github.com/alfio-event/alf.io/issues/848"""
     party = venue.party(shard=SHARD)
     poison = (await party.create("A-1")).reservation
     good = (await party.create("A-2")).reservation

@@ -487,6 +487,7 @@ def run(machine: Callable[[], Machine], examples: int, steps: int = 25) -> None:
 
 
 def test_on_ministack(ministack_url: str) -> None:
+    """https://github.com/HiEventsDev/Hi.Events/issues/466 https://github.com/HiEventsDev/Hi.Events/pull/1072"""
     with fresh_tables(ministack_url) as tables:
         run(lambda: Machine(tables), 50)
 

@@ -247,6 +247,7 @@ async def test_fifty_equal_creates_in_one_process_share_one_transaction(venue: V
 
 
 async def test_fifty_equal_creates_on_ten_processes_have_one_effect_and_one_answer(venue: Venue) -> None:
+    """https://github.com/square1-io/laravel-idempotency/issues/1"""
     parties = [venue.party() for _ in range(10)]
     results = await asyncio.gather(*[party.create("A-1", "A-2", key="key_1") for party in parties for _ in range(5)])
     assert sum(not result.replayed for result in results) == 1
@@ -268,7 +269,8 @@ async def test_equal_commands_at_once_have_one_effect_and_one_answer(venue: Venu
 
 
 async def test_a_record_wins_over_what_has_become_of_the_reservation(venue: Venue) -> None:
-    """A repeated confirm is told the original, even one whose own content would be refused by now; another is not."""
+    """A repeated confirm is told the original, even one whose own content would be refused by now; another is not.
+    https://github.com/KanishJebaMathewM/Truxify/issues/9954"""
     party = venue.party()
     held = (await party.create("A-1")).reservation
     first = await party.confirm(held.id, "pay_1", key="key_1")

@@ -62,6 +62,7 @@ async def test_it_asks_until_eventbridge_answers() -> None:
 
 
 async def test_a_bus_that_turns_out_to_be_missing_is_told_once_and_waited_for() -> None:
+    """https://github.com/aws/aws-sdk/issues/186 https://github.com/aws/aws-cli/issues/9186"""
     async with EventBusProxy() as proxy:
         proxy.buses.clear()
         proxy.fail_checks(*[RejectBefore("InternalException", 500) for _ in range(5)])

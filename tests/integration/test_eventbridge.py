@@ -146,6 +146,7 @@ async def test_all_tries_to_ask_about_a_bus_share_one_time(wire: Any) -> None:
 
 
 async def test_each_event_has_its_own_outcome_in_the_order_of_the_call(wire: Any) -> None:
+    """https://github.com/fredericbarthelet/typebridge/issues/22 https://github.com/swarmion/swarmion/issues/1890"""
     async with EventBusProxy() as proxy, bus_at(proxy.url, wire=wire) as bus:
         proxy.fail_entries("ThrottlingException", having=named("b"))
         proxy.fail_entries("MalformedDetail", "Detail is malformed.", having=named("d"))

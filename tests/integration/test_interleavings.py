@@ -132,6 +132,7 @@ class TestEqualRequests:
                 await other
 
     async def test_another_users_equal_key_in_flight_is_just_another_customer(self, stage: Stage) -> None:
+        """https://github.com/janavipandole/Cara/issues/4929"""
         async with stage.ongoing(stage.one.create("A-1", key="key_1", user="user_1")) as first:
             second = await stage.contend(stage.two.create("A-1", "A-2", key="key_1", user="user_2"))
         with pytest.raises(SeatUnavailable) as refused:

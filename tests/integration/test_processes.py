@@ -181,7 +181,8 @@ def _now() -> int:
 
 async def test_processes_killed_under_load_lose_nothing_and_repeat_only_what_was_under_way(ministack_url: str) -> None:
     """Each is killed when the bus has accepted events of which it has not heard yet, and another is started. A consumer
-    at the end of a real bus gets everything."""
+    at the end of a real bus gets everything.
+    https://github.com/alfio-event/alf.io/issues/1421"""
     bus = f"bus-{uuid.uuid4().hex[:8]}"
     async with admin_client("events", ministack_url) as events, admin_client("sqs", ministack_url) as sqs:
         await create_bus(events, bus)
@@ -296,7 +297,10 @@ async def test_a_failing_bus_and_one_that_is_down_cost_nothing_but_time(ministac
 async def test_with_clocks_apart_a_seat_has_one_owner_and_who_is_an_hour_off_leaves_all_to_the_others(
     ministack_url: str,
 ) -> None:
-    """Three clocks are up to 2 seconds apart. A fourth process joins with one that is an hour ahead."""
+    """Three clocks are up to 2 seconds apart. A fourth process joins with one that is an hour ahead.
+    https://github.com/johanhaleby/occurrent/issues/659 https://github.com/johanhaleby/occurrent/issues/662
+    https://github.com/awslabs/amazon-dynamodb-lock-client/issues/44
+    https://github.com/awslabs/amazon-dynamodb-lock-client/issues/88"""
     async with town(ministack_url) as it:
         slow, even, fast = await it.open(slow=-SKEW_MS, even=0, fast=SKEW_MS)
         async with it.crowd.buying(4):

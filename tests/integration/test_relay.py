@@ -139,7 +139,8 @@ async def dead(it: Scene) -> list[OutboxRow]:
 
 
 async def test_events_of_a_reservation_are_accepted_in_order_although_middle_ones_fail(it: Scene) -> None:
-    """Each of 20 second versions fails twice; each event is nevertheless accepted once, and after its predecessor."""
+    """Each of 20 second versions fails twice; each event is nevertheless accepted once, and after its predecessor.
+    https://github.com/swarmion/swarmion/issues/1890"""
     names = [f"{number:02d}" for number in range(20)]
     await it.table.write(*rows(names, versions=3))
     it.bus.fail_entries("InternalFailure", times=40, having=about(*(f"{name}#2" for name in names)))

@@ -98,7 +98,9 @@ class TestACallerThatLeaves:
     async def test_its_command_goes_on_and_somebody_waits_for_it(
         self, venue: Venue, command: str, pause: type[Hold | HoldOngoing | HoldReply]
     ) -> None:
-        """On its way, begun, or applied with the reply under way: the effect is there when the process is drained."""
+        """On its way, begun, or applied with the reply under way: the effect is there when the process is drained.
+        https://github.com/aws-powertools/powertools-lambda-python/issues/1038
+        https://github.com/aws-powertools/powertools-lambda-python/issues/4759"""
         async with venue.behind() as (proxy, client):
             party = await knowing(venue.party(client))
             subject = "A-1" if command == "create" else (await party.create("A-1")).reservation.id
@@ -157,7 +159,8 @@ class TestAnUnknownOutcome:
     async def test_is_told_as_such_and_the_same_key_finds_out(
         self, venue: Venue, command: str, same_process: bool
     ) -> None:
-        """The transaction is applied, and at the caller's deadline its reply is still on the way."""
+        """The transaction is applied, and at the caller's deadline its reply is still on the way.
+        https://github.com/aws-powertools/powertools-lambda-python/issues/8049"""
         async with venue.behind() as (proxy, client):
             party = await knowing(venue.party(client))
             subject = "A-1" if command == "create" else (await party.create("A-1")).reservation.id
