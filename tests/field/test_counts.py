@@ -115,6 +115,7 @@ async def test_each_end_of_a_hold_counts_once_however_often_it_is_told(venue: Ve
     assert (await counted(venue))[SeatStatus.AVAILABLE] == before + FREED[command]
     rows = await venue.rows()
     assert [detail["version"] for detail in rows.details(held.id)] == [1, 2]
+    assert len(rows.details(held.id)[-1].get("releasedSeats", ())) == FREED[command]
     assert len(rows.orders) == (command == "confirm")
 
 
