@@ -12,9 +12,8 @@ ONE_EFFECT, STILL_TRUE = "one effect per key", "what was answered stays true"
 
 def one_effect_per_key(told: Told) -> Iterator[Violation]:
     for command in told.commands:
-        if command.first.key:
-            for text in _effects(command, told):
-                yield Violation(ONE_EFFECT, command.first.key, text, tuple(command.attempts))
+        for text in _effects(command, told):
+            yield Violation(ONE_EFFECT, command.first.name, text, tuple(command.attempts))
 
 
 def _effects(command: Command, told: Told) -> Iterator[str]:
@@ -25,7 +24,7 @@ def _effects(command: Command, told: Told) -> Iterator[str]:
     if first.kind in (Kind.CREATE, Kind.EXTEND) and len(command.originals) > 1:
         yield f"was carried out {len(command.originals)} times"
     if first.kind is Kind.CREATE:
-        made = told.tokens.get(first.key, ())
+        made = told.tokens.get(first.name, ())
         if len(made) > 1:
             yield f"made {len(made)} reservations: {', '.join(made)}"
         if made and not command.may_have_effect:

@@ -68,7 +68,9 @@ class Attempt:
     never ended. `process`: who answered, if that is known.
 
     `key`: the idempotency key, unique to one command of one user. A create sends it as its reservation_token too, so
-    that the tables and the events tell which create a reservation comes from, even one that nobody was told of.
+    that the tables and the events tell which create a reservation comes from, even one that nobody was told of. One
+    without a key, and so without a token, is the only create of its user.
+
     `seat_ids` and `event_id`: of a create and a check; `quantity` and `section`: of a create that names no seats;
     `reservation_id`: of all that is about a reservation; `payment_id`: of a confirm; `seconds`: of an extension.
     """
@@ -96,6 +98,11 @@ class Attempt:
     @property
     def ok(self) -> bool:
         return self.status == OK
+
+    @property
+    def name(self) -> str:
+        """What tells a create from all others."""
+        return self.key or self.user
 
 
 @dataclass(frozen=True, slots=True)

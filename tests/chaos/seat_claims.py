@@ -15,11 +15,11 @@ from tests.chaos.told import Bounds, Command, Story, Told
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`holder`: a reservation's id, empty if it is free. `key` is that of the create which made it. `until`: of a hold,
+    """`holder`: a reservation's id, empty if it is free. `create`: the name of what made it. `until`: of a hold,
     None once it is sold."""
 
     holder: str = ""
-    key: str = ""
+    create: str = ""
     until: int | None = 0
 
     def taken(self, at: int) -> bool:
@@ -57,7 +57,7 @@ def _ops_of(story: Story, create: Command, bounds: Bounds) -> Iterator[tuple[str
         event_id, seat_ids, status = stored.event_id, stored.seat_ids, stored.status
     else:
         event_id, seat_ids, status = create.first.event_id, create.first.seat_ids, Status.HOLD
-    mine = State(story.id, create.first.key or story.id, story.first_end(bounds.hold))
+    mine = State(story.id, create.first.name, story.first_end(bounds.hold))
     changes = [
         Op(
             create.start,
@@ -135,7 +135,7 @@ def _refused_seats(attempt: Attempt) -> Iterator[str]:
 
 
 def _refusal(attempt: Attempt, bounds: Bounds) -> Op[State]:
-    step = partial(_unavailable, attempt.called - bounds.skew, attempt.key)
+    step = partial(_unavailable, attempt.called - bounds.skew, attempt.name)
     return Op(attempt.called - bounds.stale, attempt.answered, step, "refused", (attempt,), reads=True)
 
 
@@ -162,11 +162,11 @@ def _extend(holder: str, began: int, until: int, state: State, now: int) -> Stat
     """`began`: what the slowest clock may have shown when it was asked for. What was begun in time may land late."""
     if state.holder != holder or state.until is None or not began < state.until < until:
         return None
-    return State(holder, state.key, until)
+    return State(holder, state.create, until)
 
 
 def _sell(holder: str, began: int, state: State, now: int) -> State | None:
-    return State(holder, state.key, None) if state.holder == holder and state.until and began < state.until else None
+    return State(holder, state.create, None) if state.holder == holder and state.until and began < state.until else None
 
 
 def _free(holder: str, began: int, state: State, now: int) -> State | None:
@@ -183,9 +183,9 @@ def _available(bounds: Bounds, state: State, now: int) -> State | None:
     return None if state.taken(now + bounds.skew) else state
 
 
-def _unavailable(at: int, key: str, state: State, now: int) -> State | None:
+def _unavailable(at: int, create: str, state: State, now: int) -> State | None:
     """`at`: what the slowest clock may have shown. Nobody is refused for what is his own by this very request."""
-    return state if state.taken(at) and (not key or state.key != key) else None
+    return state if state.taken(at) and state.create != create else None
 
 
 def _ends_as(seat: SeatState, state: State, now: int) -> State | None:

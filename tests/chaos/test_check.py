@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.chaos.answer_claims import ONE_EFFECT, STILL_TRUE
 from tests.chaos.check import RESERVATIONS, SEATS, check
 from tests.chaos.history import OK, UNKNOWN, Answer, Attempt, Door, Journal, Kind, read
+from tests.chaos.linearize import Op, linearize
 from tests.chaos.right_sale import HOLD, READ_SKEW, SKEW, START, How, Sale
 from tests.chaos.table_claims import AGREEMENT, CAPACITY, EVENTS, HOLDS_END
 from tests.chaos.violation import Violation
@@ -239,6 +240,13 @@ def effect_of_a_refusal(sale: Sale) -> None:
     edited(sale, 0, status="INVALID_REQUEST", answer=None)
 
 
+def refused_without_a_key(sale: Sale) -> None:
+    sale.create("u1", "A", 0)
+    edited(sale, 0, key="", status="SEAT_UNAVAILABLE", answer=Answer(unavailable=("A",)))
+    stored = sale.reservations["rsv_u1"]
+    sale.reservations["rsv_u1"] = replace(stored, reservation_token="")
+
+
 def effect_of_nothing(sale: Sale) -> None:
     sale.create("u1", "A", 0)
     edited(sale, 0, status="SERVICE_UNAVAILABLE", answer=None, door=Door.PROCESS)
@@ -327,6 +335,7 @@ WRONG: dict[str, tuple[Callable[[Sale], None], str]] = {
     "a replay is not marked": (unmarked_replay, ONE_EFFECT),
     "a key is refused after its success": (refused_after_success, ONE_EFFECT),
     "a refused create makes a reservation": (effect_of_a_refusal, ONE_EFFECT),
+    "a create without a key is refused for its own seats": (refused_without_a_key, ONE_EFFECT),
     "a create that had no effect makes a reservation": (effect_of_nothing, ONE_EFFECT),
     "a read shows what was before": (read_back_in_time, RESERVATIONS),
     "a read shows what is yet to come": (read_before_it_was, RESERVATIONS),
@@ -400,6 +409,21 @@ def test_a_violation_tells_no_more_than_it_takes_to_see_it() -> None:
         "OK CANCELLED rsv_u1 A until 6.005",
         "OK HOLD rsv_u1 A until 6.005",
     ]
+
+
+def test_a_search_that_takes_too_long_says_so() -> None:
+    def anywhere(state: int, now: int) -> int | None:
+        return state + 1
+
+    def nowhere(state: int, now: int) -> int | None:
+        return None
+
+    ops = [Op(0, None, anywhere, "adds one") for _ in range(30)] + [Op(0, 1, nowhere, "cannot be")]
+
+    stuck = linearize(0, ops, most_steps=1_000)
+
+    assert stuck is not None
+    assert stuck.undecided
 
 
 def test_a_history_is_read_as_it_was_written(tmp_path: Any) -> None:

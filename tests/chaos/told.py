@@ -134,7 +134,7 @@ class Story:
 
 @dataclass(slots=True)
 class Told:
-    """`stories` by reservation id. `tokens`: the ids of the reservations that each create's key has made."""
+    """`stories` by reservation id. `tokens`: the ids of the reservations that each create has made, by its name."""
 
     bounds: Bounds
     commands: list[Command]
@@ -150,7 +150,7 @@ def told(history: Iterable[Attempt], rows: Rows, deliveries: Iterable[Delivery],
     tokens: dict[str, list[str]] = defaultdict(list)
     for stored in map(reservation_from_item, rows.reservations):
         stories[stored.id] = Story(stored.id, stored)
-        tokens[stored.reservation_token].append(stored.id)
+        tokens[stored.reservation_token or stored.user_id].append(stored.id)
     for delivery in deliveries:
         story = _story(stories, delivery.detail["reservation"]["reservationId"])
         story.events.setdefault(delivery.detail["version"], delivery)
@@ -192,5 +192,5 @@ def _attach(command: Command, stories: dict[str, Story], tokens: Mapping[str, Se
         _story(stories, command.first.reservation_id).commands.append(command)
         return
     ids = {each.answer.reservation_id for each in command.oks if each.answer is not None}
-    for reservation_id in ids | set(tokens.get(command.first.key, ()) if command.first.key else ()):
+    for reservation_id in ids.union(tokens.get(command.first.name, ())):
         _story(stories, reservation_id).create = command
