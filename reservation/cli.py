@@ -376,7 +376,8 @@ def _fail(error: Exception) -> Any:
 
 def _collect_rarely() -> None:
     """What is there at the start is for good, and what a request leaves goes by its reference count; but each burst of
-    requests looks to Python like growth, at 700 objects, and to look for cycles in it each time is 4 % of their CPU."""
+    requests looks to Python like growth, at 700 objects, and it looks for cycles where there are none: for up to 4 % of
+    a create's CPU."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20)
