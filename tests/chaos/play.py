@@ -26,10 +26,12 @@ from tests.chaos.small_stage import HALL, OFFSETS, SmallStage, send, small_stage
 from tests.chaos.told import Bounds
 from tests.chaos.violation import Violation
 from tests.support.faults import LoseReply
-from tests.support.store import EVENT, HOLD_MS, SKEW_MS
+from tests.support.store import EVENT, HOLD_MS, SKEW_MS, WINDOW_MS
 from tests.support.verdicts import EVERYTHING_CONFLICTS, script_verdict, transaction
 
 _GRACE_MS = 5_000
+_MARGIN_MS = 10_000
+"""Nobody tries again with a key that any process may have forgotten by then."""
 _AT_ONCE = 6
 _PATIENCE_SECONDS = (5.0, 5.0, 5.0, 0.02)
 """Customers with the last one never hear what became of most of their requests."""
@@ -39,13 +41,13 @@ _KINDS = (Kind.CONFIRM, Kind.CANCEL, Kind.CANCEL, Kind.EXTEND, Kind.EXTEND, Kind
 
 @dataclass(slots=True)
 class Play:
-    """`commands` were given so far, the newest last, and `held` are the reservations that customers know of, each with
-    its user. `untouched` seats nobody else wants."""
+    """`commands` were given so far, the newest last, with the time of each in milliseconds. `held` are the reservations
+    that customers know of, each with its user. `untouched` seats nobody else wants."""
 
     stage: SmallStage
     rng: random.Random
     history: list[Attempt] = field(default_factory=list)
-    commands: list[Command] = field(default_factory=list)
+    commands: list[tuple[int, Command]] = field(default_factory=list)
     held: list[tuple[str, str]] = field(default_factory=list)
     untouched: Iterator[Seat] = field(default_factory=lambda: reversed(HALL))
     _numbers: int = 0
@@ -139,11 +141,12 @@ class Play:
     # What one of them does
 
     def _command(self) -> Command:
-        again = [each for each in self.commands[-12:] if each.key]
+        remembered = self.stage.now() - WINDOW_MS + _MARGIN_MS
+        again = [each for given_at, each in self.commands[-12:] if each.key and given_at > remembered]
         if again and self.rng.random() < 0.25:
             return self.rng.choice(again)
         command = self._new_create() if not self.held or self.rng.random() < 0.35 else self._about_a_hold()
-        self.commands.append(command)
+        self.commands.append((self.stage.now(), command))
         return command
 
     def _next(self) -> int:
