@@ -22,13 +22,13 @@ from botocore.exceptions import (
 )
 
 from reservation.aws.client import ServerDate, later_server_date
-from reservation.aws.errors import AwsError, ConnectFailed, TransportError, service_error
+from reservation.aws.errors import READ_TIMEOUT, AwsError, ConnectFailed, TransportError, service_error
 
 _TRANSPORT_CODES: dict[type[BotoCoreError], str] = {
     ChecksumError: "ChecksumMismatch",
     ConnectionClosedError: "ConnectionLost",
     EndpointConnectionError: "ConnectionLost",
-    ReadTimeoutError: "ReadTimeout",
+    ReadTimeoutError: READ_TIMEOUT,
 }
 _NEVER_SENT_CODES: dict[type[BotoCoreError], str] = {
     ConnectTimeoutError: "ConnectTimeout",
@@ -64,7 +64,7 @@ class AiobotocoreWire:
         except BotoCoreError as error:
             raise _transport_error(error) from error
         except TimeoutError as error:
-            raise TransportError("ReadTimeout", f"no reply within {timeout} s") from error
+            raise TransportError(READ_TIMEOUT, f"no reply within {timeout} s") from error
         except UnicodeDecodeError as error:
             raise TransportError("BadResponse", str(error)) from error
         headers = _headers(answer)

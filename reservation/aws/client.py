@@ -11,6 +11,7 @@ from random import random as uniform
 from typing import Any, Protocol
 
 from reservation.aws.errors import (
+    READ_TIMEOUT,
     AwsError,
     ConditionFailed,
     ConnectFailed,
@@ -151,6 +152,8 @@ class AwsClient:
                     retries = _Retries(allowed - 1, deadline)
                 if not await self._may_retry(operation, error, retries):
                     error.maybe_applied = retries.maybe_applied and not isinstance(error, _VERDICTS)
+                    if isinstance(error, TransactionCanceled):
+                        error.overtaken = retries.timed_out
                     raise
             else:
                 self._refill(retries)
@@ -163,6 +166,7 @@ class AwsClient:
     async def _may_retry(self, operation: str, error: AwsError, retries: "_Retries") -> bool:
         """Account for a failed try; True after the back-off, if there is to be another."""
         retries.maybe_applied |= outcome_unknown(error)
+        retries.timed_out |= error.code == READ_TIMEOUT
         kind = retry_class(error)
         if kind is None:
             self._refill(retries)
@@ -203,13 +207,14 @@ _VERDICTS = (TransactionCanceled, ConditionFailed)
 class _Retries:
     """What one call has spent on retries."""
 
-    __slots__ = ("_deadline", "allowed", "made", "maybe_applied", "renewed")
+    __slots__ = ("_deadline", "allowed", "made", "maybe_applied", "renewed", "timed_out")
 
     def __init__(self, allowed: int, deadline: float | None) -> None:
         self._deadline = deadline
         self.allowed = allowed
         self.made = 0
         self.maybe_applied = False
+        self.timed_out = False
         self.renewed = False
 
     def past_deadline(self, pause: float) -> bool:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from reservation.aws.errors import ConnectFailed, TransportError
+from reservation.aws.errors import READ_TIMEOUT, ConnectFailed, TransportError
 
 
 class Reply(NamedTuple):
@@ -52,7 +52,7 @@ class Connection(asyncio.Protocol):
             raise ConnectFailed("ConnectionLost", "closed before the request was sent")
         reply: asyncio.Future[Reply] = self._loop.create_future()
         self._waiting = reply
-        timer = self._loop.call_later(timeout, self._fail, "ReadTimeout", "no complete reply in time")
+        timer = self._loop.call_later(timeout, self._fail, READ_TIMEOUT, "no complete reply in time")
         try:
             self._transport.write(request)
             return await reply

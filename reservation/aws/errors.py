@@ -7,6 +7,9 @@ from typing import Any
 
 import orjson
 
+READ_TIMEOUT = "ReadTimeout"
+"""The code of a try that was not answered in its time. It may still be on its way."""
+
 
 class RetryClass(enum.Enum):
     """Why another try may help; each class has its own back-off."""
@@ -74,7 +77,8 @@ class ConditionFailed(AwsError):
 
 
 class TransactionCanceled(AwsError):
-    """The transaction was refused and left nothing behind; `reasons` are in the order of its actions."""
+    """The transaction was refused and left nothing behind; `reasons` are in the order of its actions. `overtaken`: an
+    earlier try of the same call was not answered in time. If it is still on its way, it is judged anew on arrival."""
 
     def __init__(
         self,
@@ -87,6 +91,7 @@ class TransactionCanceled(AwsError):
     ) -> None:
         super().__init__(code, message, status, request_id)
         self.reasons = reasons
+        self.overtaken = False
 
 
 class Throttled(AwsError):

@@ -11,6 +11,7 @@ from reservation.domain.errors import (
     HoldLimitReached,
     ReservationExpired,
     SeatUnavailable,
+    UpstreamTimeout,
 )
 from reservation.domain.idempotency import Key, Record, Running
 from reservation.domain.model import Reservation, Seat, Status
@@ -80,17 +81,24 @@ class DynamoReservations(DynamoRecords):
             if isinstance(chosen, Recorded):
                 return chosen
             draft = chosen
+        overtaken = False
         for attempt in count():
             asked_at = self._now()
             verdict = await transact(self._client, self._hold_actions(draft, key, asked_at, traceparent), until)
             if verdict is None:
                 return self._held(Recorded(draft))
-            if (outcome := self._read_hold(verdict, draft, key, asked_at, attempt)) is not None:
-                return self._held(outcome)
-            await back_off(attempt, until, verdict, time_is_up(verdict))
-            if verdict.only_throttled:
-                continue
-            looked = await self._probe(verdict, draft, key, max_holds, until, attempt)
+            overtaken = overtaken or verdict.overtaken
+            try:
+                if (outcome := self._read_hold(verdict, draft, key, asked_at, attempt)) is not None:
+                    return self._held(outcome)
+                await back_off(attempt, until, verdict, time_is_up(verdict))
+                if verdict.only_throttled:
+                    continue
+                looked = await self._probe(verdict, draft, key, max_holds, until, attempt)
+            except (SeatUnavailable, HoldLimitReached) as refusal:
+                if overtaken:  # what stands in its way now may be gone when the earlier try arrives
+                    raise UpstreamTimeout from refusal
+                raise
             if isinstance(looked, Recorded):
                 return self._held(looked)
             draft = looked

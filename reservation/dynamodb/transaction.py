@@ -57,10 +57,12 @@ class Failed:
 
 
 class Cancellation:
-    """DynamoDB's verdict on one transaction: nothing of it was applied, and why."""
+    """DynamoDB's verdict on one transaction: nothing of it was applied, and why. `overtaken`: as in
+    TransactionCanceled."""
 
-    def __init__(self, actions: Sequence[Action], reasons: Sequence[Reason]) -> None:
+    def __init__(self, actions: Sequence[Action], reasons: Sequence[Reason], *, overtaken: bool = False) -> None:
         self._judged = list(zip(actions, reasons, strict=True))
+        self.overtaken = overtaken
 
     def failed(self, role: Role) -> list[Failed]:
         return [
@@ -109,7 +111,7 @@ async def transact(client: AwsClient, actions: Sequence[Action], until: float) -
         except TransactionCanceled as error:
             if any(reason.code not in _VERDICTS for reason in error.reasons):
                 raise  # a malformed action, a missing permission: ours to mend, not the caller's to retry
-            return Cancellation(actions, error.reasons)
+            return Cancellation(actions, error.reasons, overtaken=error.overtaken)
     return None
 
 

@@ -219,6 +219,22 @@ class TestAnUnknownOutcome:
                 assert (await party.get(held.id)).status is Status.CANCELLED
         assert await venue.rows() == before
 
+    @pytest.mark.parametrize("key", ["", "key_1"])
+    async def test_stays_unknown_when_a_late_first_try_may_yet_take_the_seat(self, venue: Venue, key: str) -> None:
+        """Its repetition was refused, but a refusal would be a lie once the seat is free and the first try arrives."""
+        other = (await venue.party().create("A-1")).reservation
+        async with venue.behind() as (proxy, client):
+            party = await knowing(venue.party(client))
+            late = Hold()
+            proxy.script(transaction, late)
+            assert await heard(party.create("A-1", key=key)) is UpstreamTimeout
+            await venue.party().cancel(other.id)
+            late.event.set()
+            while "holder" not in await venue.seat("A-1"):
+                pass
+            if key:
+                assert (await party.create("A-1", key=key)).replayed
+
 
 class TestNoEffect:
     async def test_a_store_that_only_throttles_until_the_deadline_is_unavailable(self, venue: Venue) -> None:
