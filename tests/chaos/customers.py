@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from itertools import count
 
-from tests.chaos.doors import Command, Entrance, Reply
-from tests.chaos.history import OK, UNKNOWN, Answer, Attempt, Journal, Kind
+from tests.chaos.doors import Command, Entrance, Reply, attempt_of
+from tests.chaos.history import OK, UNKNOWN, Answer, Journal, Kind
 from tests.chaos.system import EVENT_ID, FLOOR, HOLD_SECONDS, STANDING, Hall
 from tests.chaos.told import REFUSALS
 
@@ -88,26 +88,7 @@ class Customers:
         if entrance.process and reply.status == UNKNOWN:
             self._avoided[entrance.process] = time.monotonic() + _AVOIDED_SECONDS
         answered = -(-time.time_ns() // 1_000_000)
-        attempt = Attempt(
-            number=number,
-            door=entrance.door,
-            process=entrance.process,
-            called=called,
-            answered=answered,
-            status=reply.status,
-            replayed=reply.replayed,
-            answer=reply.answer,
-            kind=command.kind,
-            user=command.user,
-            key=command.key,
-            event_id=command.event_id,
-            seat_ids=command.seat_ids,
-            reservation_id=command.reservation_id,
-            payment_id=command.payment_id,
-            seconds=command.seconds,
-            quantity=command.quantity,
-            section=command.section,
-        )
+        attempt = attempt_of(command, reply, number, entrance.door, called, answered, entrance.process)
         self._journal.note(attempt)
         self.answers[command.kind, reply.status] += 1
         return reply

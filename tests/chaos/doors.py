@@ -11,7 +11,7 @@ import grpc
 import orjson
 
 from reservation.api.descriptors import wire_class
-from tests.chaos.history import OK, UNKNOWN, Answer, Door, Kind
+from tests.chaos.history import OK, UNKNOWN, Answer, Attempt, Door, Kind
 from tests.support.system import PACKAGE, refusal_of
 
 _COMMAND_SECONDS, _LOOK_SECONDS = 3.5, 1.5
@@ -41,6 +41,32 @@ class Reply:
     status: str
     replayed: bool = False
     answer: Answer | None = None
+
+
+def attempt_of(
+    command: Command, reply: Reply, number: int, door: Door, called: int, answered: int | None, process: str = ""
+) -> Attempt:
+    """What is noted of one try. `called` and `answered` in milliseconds, see history.Attempt."""
+    return Attempt(
+        number=number,
+        door=door,
+        process=process,
+        called=called,
+        answered=answered,
+        status=reply.status,
+        replayed=reply.replayed,
+        answer=reply.answer,
+        kind=command.kind,
+        user=command.user,
+        key=command.key,
+        event_id=command.event_id,
+        seat_ids=command.seat_ids,
+        reservation_id=command.reservation_id,
+        payment_id=command.payment_id,
+        seconds=command.seconds,
+        quantity=command.quantity,
+        section=command.section,
+    )
 
 
 class Entrance(Protocol):

@@ -20,7 +20,7 @@ from reservation import ministack
 from reservation.domain.model import Seat
 from tests.bench.processes import forget_real_credentials
 from tests.chaos.check import check
-from tests.chaos.doors import Command, Reply
+from tests.chaos.doors import Command, Reply, attempt_of
 from tests.chaos.history import OK, UNKNOWN, Attempt, Door, Kind
 from tests.chaos.small_stage import HALL, OFFSETS, SmallStage, send, small_stage
 from tests.chaos.told import Bounds
@@ -179,33 +179,13 @@ class Play:
         party = self.rng.choice(self.stage.parties)
         self.stage.let_pass(1)
         called, number = self.stage.now(), len(self.history)
-        self.history.append(_noted(command, number, called, None, Reply(UNKNOWN)))
+        self.history.append(attempt_of(command, Reply(UNKNOWN), number, Door.PROCESS, called, None))
         reply = await send(party, command, patience or self.rng.choice(_PATIENCE_SECONDS))
         self.stage.let_pass(1)
-        self.history[number] = _noted(command, number, called, self.stage.now(), reply)
+        self.history[number] = attempt_of(command, reply, number, Door.PROCESS, called, self.stage.now())
         if command.kind is Kind.CREATE and reply.status == OK and reply.answer is not None:
             self.held.append((reply.answer.reservation_id, command.user))
         return reply
-
-
-def _noted(command: Command, number: int, called: int, answered: int | None, reply: Reply) -> Attempt:
-    return Attempt(
-        number=number,
-        door=Door.PROCESS,
-        called=called,
-        answered=answered,
-        status=reply.status,
-        replayed=reply.replayed,
-        answer=reply.answer,
-        kind=command.kind,
-        user=command.user,
-        key=command.key,
-        event_id=command.event_id,
-        seat_ids=command.seat_ids,
-        reservation_id=command.reservation_id,
-        payment_id=command.payment_id,
-        seconds=command.seconds,
-    )
 
 
 async def _plays(plays: int, rounds: int, seed: int) -> list[Violation]:
