@@ -24,7 +24,7 @@ _UNLIMITED = 1_000_000
 
 
 def measure(rounds: int = 5) -> dict[str, Figure]:
-    answer = bytes(convert.created(HELD)).hex()
+    answer = convert.created(HELD).hex()
     with ExitStack() as stack:
         echoes = [
             stack.enter_context(processes.printing_its_port("tests.bench.echo", "0", answer)) for _ in range(_ECHOES)

@@ -16,7 +16,7 @@ from reservation.edge import EdgeConfig, RunningEdge, running
 from reservation.ministack import free_port
 from reservation.settings import Settings
 from tests.bench import processes
-from tests.bench.figures import Figure, failed, figure
+from tests.bench.figures import Figure, failed, figure, middle
 from tests.bench.generator import Generator, offering
 from tests.bench.offer import Offer
 
@@ -72,8 +72,8 @@ def _figure(ones: list[_Round], twos: list[_Round]) -> Figure:
     told = figure(
         [two.cost / one.cost for one, two in zip(ones, twos, strict=True)],
         "x",
-        one_ms=_middle([each.cost for each in ones]),
-        two_ms=_middle([each.cost for each in twos]),
+        one_ms=middle((each.cost for each in ones), 4),
+        two_ms=middle((each.cost for each in twos), 4),
         shares=f"{min(shares):.1%} to {max(shares):.1%}",
         requests=sum(sum(each.answers.values()) for each in ones + twos),
     )
@@ -83,10 +83,6 @@ def _figure(ones: list[_Round], twos: list[_Round]) -> Figure:
     if others := {answer for each in ones + twos for answer in each.answers} - {"create 201"}:
         problems.append(f"answers were {', '.join(sorted(others))}")
     return failed(told, *problems) if problems else told
-
-
-def _middle(values: list[float]) -> float:
-    return round(sorted(values)[len(values) // 2], 4)
 
 
 class _Edge:

@@ -26,7 +26,7 @@ from reservation.aws.session import AwsConfig, connect
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from reservation.ministack import free_port
 from tests.bench import aws_calls, processes
-from tests.bench.figures import Figure, figure
+from tests.bench.figures import Figure, figure, middle
 from tests.bench.sink import HELD, USER
 from tests.support.key_server import AUDIENCE, KeyServer, SigningKey, key_server
 
@@ -109,12 +109,12 @@ def _figures(costs: Mapping[str, Sequence[float]], idle: float) -> dict[str, Fig
     get_floor = [echo + call for echo, call in zip(costs["get_echo"], costs["call"], strict=True)]
     return {
         "create_cpu_ms": figure(costs["Create"], "ms", requests=_REQUESTS, idle_ms_per_s=round(idle, 2)),
-        "create_over_floor": figure(_ratios(costs["Create"], create_floor), "x", floor_ms=_middle(create_floor)),
+        "create_over_floor": figure(_ratios(costs["Create"], create_floor), "x", floor_ms=middle(create_floor, 4)),
         "tracing_cost": figure(
-            _ratios(costs["Create"], costs["untraced"]), "x", untraced_ms=_middle(costs["untraced"])
+            _ratios(costs["Create"], costs["untraced"]), "x", untraced_ms=middle(costs["untraced"], 4)
         ),
         "get_cpu_ms": figure(costs["Get"], "ms", requests=_REQUESTS),
-        "get_over_floor": figure(_ratios(costs["Get"], get_floor), "x", floor_ms=_middle(get_floor)),
+        "get_over_floor": figure(_ratios(costs["Get"], get_floor), "x", floor_ms=middle(get_floor, 4)),
         "confirm_cpu_ms": figure(costs["Confirm"], "ms", requests=_REQUESTS),
         "cancel_cpu_ms": figure(costs["Cancel"], "ms", requests=_REQUESTS),
         "echo_cpu_ms": figure(costs["create_echo"], "ms", requests=_REQUESTS),
@@ -123,10 +123,6 @@ def _figures(costs: Mapping[str, Sequence[float]], idle: float) -> dict[str, Fig
 
 def _ratios(costs: Sequence[float], floors: Sequence[float]) -> list[float]:
     return [cost / floor for cost, floor in zip(costs, floors, strict=True)]
-
-
-def _middle(values: Sequence[float]) -> float:
-    return round(sorted(values)[len(values) // 2], 4)
 
 
 async def _idle_ms_per_second(pid: int) -> float:
