@@ -24,7 +24,7 @@ from tests.bench import processes
 from tests.bench.callers import Callers, Load, Made, callers
 from tests.bench.figures import Figure, failed, figure, middle, percentile
 from tests.bench.sink import USER
-from tests.support.key_server import AUDIENCE, KeyServer, SigningKey, key_server
+from tests.support.key_server import KeyServer, SigningKey, key_server
 
 _STORE_MS = 3
 _SECONDS = 5.0
@@ -112,9 +112,7 @@ async def _stage(directory: Path) -> AsyncIterator[_Stage]:
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{sink_port}",
             "GRPC_SERVER_PORT": str(port),
             "METRICS_PORT": str(metrics_port),
-            "JWT_ISSUER_URI": issuer.uri,
-            "JWT_AUDIENCE": AUDIENCE,
-            "JWT_CA_FILE": str(issuer.ca_file),
+            **issuer.environment(),
         }
         with _on_core(0):
             stack.enter_context(processes.service(settings | processes.ONE_USER_WITHOUT_LIMIT))

@@ -22,7 +22,7 @@ from tests.bench import processes
 from tests.bench.callers import SERVICE, creates, metadata_of
 from tests.bench.figures import Figure, failed, figure
 from tests.bench.sink import HELD, USER
-from tests.support.key_server import AUDIENCE, KeyServer, SigningKey, key_server
+from tests.support.key_server import KeyServer, SigningKey, key_server
 
 _REQUESTS = 100_000
 _A_TOKEN = 25
@@ -65,9 +65,7 @@ async def _service(directory: Path) -> AsyncIterator[tuple[int, grpc.aio.Channel
             settings = {
                 "AWS_ENDPOINT_URL": f"http://127.0.0.1:{sink_port}",
                 "GRPC_SERVER_PORT": str(port),
-                "JWT_ISSUER_URI": issuer.uri,
-                "JWT_AUDIENCE": AUDIENCE,
-                "JWT_CA_FILE": str(issuer.ca_file),
+                **issuer.environment(),
             }
             pid = stack.enter_context(processes.service(settings | processes.ONE_USER_WITHOUT_LIMIT))
             await processes.answers(f"127.0.0.1:{port}")

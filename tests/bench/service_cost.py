@@ -28,7 +28,7 @@ from reservation.ministack import free_port
 from tests.bench import aws_calls, processes
 from tests.bench.figures import Figure, figure, middle
 from tests.bench.sink import HELD, USER
-from tests.support.key_server import AUDIENCE, KeyServer, SigningKey, key_server
+from tests.support.key_server import KeyServer, SigningKey, key_server
 
 _IN_FLIGHT = 32
 _REQUESTS = 3000
@@ -61,10 +61,9 @@ async def _with_issuer(directory: Path, rounds: int) -> dict[str, Figure]:
 
 def _service(stack: ExitStack, issuer: KeyServer, settings: dict[str, str]) -> tuple[int, int]:
     port = free_port("127.0.0.1")
-    believed = {"JWT_ISSUER_URI": issuer.uri, "JWT_AUDIENCE": AUDIENCE, "JWT_CA_FILE": str(issuer.ca_file)}
     address = {"GRPC_SERVER_PORT": str(port)}
     return stack.enter_context(
-        processes.service(settings | address | believed | processes.ONE_USER_WITHOUT_LIMIT)
+        processes.service(settings | address | issuer.environment() | processes.ONE_USER_WITHOUT_LIMIT)
     ), port
 
 

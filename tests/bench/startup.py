@@ -20,7 +20,7 @@ from reservation.api.server import SERVING
 from reservation.ministack import free_port
 from tests.bench import processes
 from tests.bench.figures import Figure, figure, middle
-from tests.support.key_server import AUDIENCE, SigningKey, key_server
+from tests.support.key_server import SigningKey, key_server
 from tests.support.system import becomes, watch_health
 
 _LOOK_EVERY_SECONDS = 0.002
@@ -50,9 +50,7 @@ async def _measure(directory: Path, rounds: int) -> dict[str, Figure]:
             _, collector_port = stack.enter_context(processes.printing_its_port("tests.bench.spans"))
             settings = {
                 "AWS_ENDPOINT_URL": f"http://127.0.0.1:{sink_port}",
-                "JWT_ISSUER_URI": issuer.uri,
-                "JWT_AUDIENCE": AUDIENCE,
-                "JWT_CA_FILE": str(issuer.ca_file),
+                **issuer.environment(),
                 "LINGER_SECONDS": "0",
             }
             traced = settings | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector_port}"}

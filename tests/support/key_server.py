@@ -106,6 +106,10 @@ class KeyServer:
         """Those of a service that believes it."""
         return {"jwt_issuer_uri": self.uri, "jwt_audience": AUDIENCE, "jwt_ca_file": self.ca_file}
 
+    def environment(self) -> dict[str, str]:
+        """The same, for a service in a process of its own."""
+        return {name.upper(): str(value) for name, value in self.settings().items()}
+
 
 def bearing(token: str) -> tuple[tuple[str, str], ...]:
     """Metadata of a call with this token."""
