@@ -267,11 +267,11 @@ async def test_a_call_that_is_not_answered_never_counts(ministack_url: str) -> N
     async with scene(ministack_url, timeout=0.05) as it:
         await it.table.write(row("a"))
         silence = HoldReply()
-        it.bus.fail_calls(silence, times=REFUSALS)
-        for _ in range(REFUSALS):
+        it.bus.fail_calls(silence, times=FOR_EVER)
+        while len(it.published()) < REFUSALS:  # a busy machine may not even connect within the timeout
             await it.one_pass()
         silence.event.set()
-        assert it.published() == ["rsv_a#1"] * REFUSALS  # accepted each time, which the relay cannot know
+        assert set(it.published()) == {"rsv_a#1"}  # accepted each time, which the relay cannot know
         assert await dead(it) == []
 
 

@@ -307,9 +307,10 @@ class TestAKeyInUse:
             proxy.script(transaction, other)
             winner = asyncio.ensure_future(one.create("A-1", key="key_1"))
             await other.reached.wait()
-            hasty = asyncio.ensure_future(two.create("A-1", key="key_1", patience=0.3))
+            deadline = soon(patience := 1.5)
+            hasty = asyncio.ensure_future(two.create("A-1", key="key_1", patience=patience))
             patient = asyncio.ensure_future(two.create("A-1", key="key_1"))
-            assert await heard(hasty) in (IdempotencyInProgress, UpstreamTimeout)
+            assert await heard(stopped_until(deadline, proxy, hasty)) in (IdempotencyInProgress, UpstreamTimeout)
             other.event.set()
             assert (await patient).replayed
             assert not (await winner).replayed
