@@ -1,7 +1,7 @@
 """What the use cases need from the outside. Times are milliseconds since the epoch; `until` is in time.monotonic()
 seconds: after it nothing new is begun, while what was sent is still awaited."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -144,9 +144,11 @@ class ReservationStore(Protocol):
         """
         ...
 
-    async def due(self, shard: str, before: int, page: object | None, until: float) -> DuePage:
+    async def due(
+        self, shard: str, before: int, page: object | None, until: float, *, besides: Container[str] = ()
+    ) -> DuePage:
         """Holds of a shard that end before a time (milliseconds), by an index that may be a moment out of date. `page`:
-        a DuePage's `next`, None for the first."""
+        a DuePage's `next`, None for the first. Those whose ids are in `besides` are not read."""
         ...
 
     async def settle(self, before: Reservation, after: Reservation, until: float) -> None:
@@ -212,7 +214,9 @@ class SagaRecords(Protocol):
         """See ReservationStore."""
         ...
 
-    async def due(self, shard: str, before: int, page: object | None, until: float) -> DuePage:
+    async def due(
+        self, shard: str, before: int, page: object | None, until: float, *, besides: Container[str] = ()
+    ) -> DuePage:
         """See ReservationStore."""
         ...
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from reservation.domain import model
@@ -224,9 +224,11 @@ class Reservations:
             until,
         )
 
-    async def due(self, shard: str, before: int, page: object | None, until: float) -> DuePage:
+    async def due(
+        self, shard: str, before: int, page: object | None, until: float, *, besides: Container[str] = ()
+    ) -> DuePage:
         """Holds of a shard that end before a time, see ports.ReservationStore.due."""
-        return await self._store.due(shard, before, page, until)
+        return await self._store.due(shard, before, page, until, besides=besides)
 
     async def expire(self, held: Reservation, until: float) -> Reservation:
         """Settles a hold that is past its time and returns what has become of it: EXPIRED, or what another command made

@@ -8,8 +8,9 @@ shard costs one query a second.
 import asyncio
 import math
 import time
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 import structlog
 from cachetools import TTLCache
@@ -68,6 +69,7 @@ class Expiry:
         self._timers: dict[str, asyncio.Task[None]] = {}
         self._waiting: Counter[str] = Counter()
         self._quiet_until: dict[str, float] = {}
+        self._known = ChainMap[str, Any](self._timers, self._quiet_until)  # nothing is to be done about these now
         self._trouble: TTLCache[str, int] = TTLCache(_TROUBLE_KEPT, 10 * _FAILED_QUIET_MAX_SECONDS, timer=monotonic)
         self._store_rests_until = -math.inf
         self.failed = 0
@@ -78,13 +80,21 @@ class Expiry:
         try:
             while True:
                 started = self._monotonic()
-                await asyncio.gather(*(self.look_ahead(shard) for shard in self._held_shards()))
+                shards = list(self._held_shards())
+                turns = (LOOK_EVERY_SECONDS * place / len(shards) for place in range(len(shards)))
+                await asyncio.gather(*map(self._look_in_turn, shards, turns))
                 await self._sleep(max(0.0, LOOK_EVERY_SECONDS - (self._monotonic() - started)))
         finally:
             for timer in self._timers.values():
                 timer.cancel()
             await asyncio.gather(*self._timers.values(), return_exceptions=True)
             await self._reservations.drain()
+
+    async def _look_in_turn(self, shard: str, turn: float) -> None:
+        """`turn`: after how many seconds. All shards at once would hold up the holds that end at that moment."""
+        if turn:
+            await self._sleep(turn)
+        await self.look_ahead(shard)
 
     async def look_ahead(self, shard: str) -> None:
         """One bounded pass: a timer for each hold of the shard that ends soon, past all that are left alone for now.
@@ -94,7 +104,7 @@ class Expiry:
         try:
             page: object | None = None
             while self._waiting[shard] < _WAITING:
-                found = await self._reservations.due(shard, self._now() + _HORIZON_MS, page, until)
+                found = await self._reservations.due(shard, self._now() + _HORIZON_MS, page, until, besides=self._known)
                 self._report_unreadable(found.unreadable)
                 for held in found.holds:
                     self._set_timer(shard, held)
@@ -109,7 +119,7 @@ class Expiry:
             await asyncio.gather(*self._timers.values())
 
     def _set_timer(self, shard: str, held: Reservation) -> None:
-        if held.id in self._timers or held.id in self._quiet_until:
+        if held.id in self._known:
             return
         timer = asyncio.create_task(self._settle_in_time(shard, held), name=f"expiry {held.id}")
         self._timers[held.id] = timer

@@ -1,6 +1,6 @@
 """What every kind of store does with reservations, orders, idempotency records and outbox rows."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 from reservation.aws.client import AwsClient
@@ -96,7 +96,9 @@ class DynamoRecords:
         # DynamoDB deletes items past their TTL when it finds the time, which may take days.
         return record if record and record.expires_at > self._now() else None
 
-    async def due(self, shard: str, before: int, page: object | None, until: float) -> DuePage:
+    async def due(
+        self, shard: str, before: int, page: object | None, until: float, *, besides: Container[str] = ()
+    ) -> DuePage:
         query: dict[str, Any] = {
             "TableName": self._tables.reservations,
             "IndexName": DUE_INDEX,
@@ -107,7 +109,8 @@ class DynamoRecords:
         if page is not None:
             query["ExclusiveStartKey"] = page
         reply = await read(self._client, "Query", query, until)
-        holds, unreadable = _readable(await self._reservations_of(reply["Items"], until))
+        entries = [entry for entry in reply["Items"] if entry["reservationId"]["S"] not in besides]
+        holds, unreadable = _readable(await self._reservations_of(entries, until))
         holds.sort(key=lambda held: held.hold_expires_at)
         return DuePage(tuple(holds), tuple(unreadable), reply.get("LastEvaluatedKey"))
 

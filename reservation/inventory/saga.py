@@ -6,7 +6,7 @@ it is known there by the reservation's id. So whoever finds a saga that nobody w
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import replace
 
 import structlog
@@ -78,8 +78,10 @@ class RemoteSales:
     async def recall(self, key: Key, until: float) -> Record | Running | None:
         return await self._records.recall(key, until)
 
-    async def due(self, shard: str, before: int, page: object | None, until: float) -> DuePage:
-        return await self._records.due(shard, before, page, until)
+    async def due(
+        self, shard: str, before: int, page: object | None, until: float, *, besides: Container[str] = ()
+    ) -> DuePage:
+        return await self._records.due(shard, before, page, until, besides=besides)
 
     async def unfinished(self, shard: str, page: object | None, until: float) -> DuePage:
         return await self._records.unfinished(shard, page, until)

@@ -148,6 +148,44 @@ async def test_a_lost_reply_and_a_throttle_settle_once(venue: Venue) -> None:
     assert len((await venue.rows()).details(held.id)) == 2
 
 
+async def test_a_hold_whose_end_is_awaited_is_not_read_again(venue: Venue) -> None:
+    async with venue.behind() as (proxy, client):
+        party = venue.party(client, shard=SHARD)
+        await party.create("A-1")
+        party.clock.advance(HOLD_MS - 1_500)
+        expiry = expiry_of(party, wake=(wake := asyncio.Event()))
+        await expiry.look_ahead(SHARD)
+        reads = proxy.stats["BatchGetItem"]
+        await expiry.look_ahead(SHARD)
+        assert proxy.stats["BatchGetItem"] == reads
+        wake.set()
+        await expiry.settle_all()
+
+
+async def test_shards_are_looked_at_in_turn(venue: Venue) -> None:
+    """Not all at the same moment of a second."""
+    party, turns, never = venue.party(), list[float](), asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        turns.append(seconds)
+        await never.wait()
+
+    expiry = Expiry(
+        party.service,
+        held_shards=lambda: ["0000", "0001", "0002", "0003"],
+        may_work_on=always,
+        now=party.clock.now,
+        clock_trusted=party.clock.trusted,
+        sleep=sleep,
+    )
+    running = asyncio.create_task(expiry.run())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait([running])
+    assert turns == [0.25, 0.5, 0.75]
+
+
 async def test_a_stop_waits_for_the_end_that_is_being_written(venue: Venue) -> None:
     """Its connections close after it."""
     async with venue.behind() as (proxy, client):
