@@ -2,18 +2,24 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from reservation.domain.errors import HoldExtensionDenied, ReservationExpired, SeatUnavailable
+from reservation.domain.errors import (
+    HoldExtensionDenied,
+    ReservationExpired,
+    SeatUnavailable,
+    ServiceUnavailable,
+    UpstreamTimeout,
+)
 from reservation.domain.model import Event, Seat, SeatStatus, Status, Wish
 from reservation.dynamodb.items import seat_state_from_item
 from reservation.ports import Recorded
 from tests.support.faults import Hold
 from tests.support.invariants import violations
-from tests.support.store import HOLD_MS, PRICE, SKEW_MS, Venue, open_venue, soon
+from tests.support.store import HOLD_MS, PRICE, SKEW_MS, Party, Venue, open_venue, soon
 from tests.support.verdicts import transaction
 
 LAST = Event("evt_last", "The last one")
@@ -48,12 +54,12 @@ async def test_the_last_seat_is_sold_once_on_every_path(venue: Venue, path: str)
             proxy.script(transaction, each)
         parties = [venue.party(client, stripe=(rank, PROCESSES)) for rank in range(PROCESSES)]
         named = () if more else (seat.id,)
-        calls = [
-            asyncio.ensure_future(
-                parties[number % PROCESSES].create(*named, user=f"user_{number}", event=LAST.id, patience=30.0, **more)
-            )
-            for number in range(AT_ONCE)
-        ]
+
+        def customer(number: int) -> Awaitable[Recorded]:
+            wanted: dict[str, Any] = {"user": f"user_{number}", "key": f"key_{number}", "event": LAST.id, **more}
+            return _asked_until_answered(lambda: parties[number % PROCESSES].create(*named, **wanted))
+
+        calls = [asyncio.ensure_future(customer(number)) for number in range(AT_ONCE)]
         await asyncio.gather(*(each.reached.wait() for each in race))
         race[0].event.set()
         await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
@@ -68,9 +74,12 @@ async def test_the_last_seat_is_one_customers_however_often_it_asks(venue: Venue
     """As above, by one key: https://github.com/fossasia/eventyay/issues/1359"""
     async with venue.behind(hold=0.004) as (_, client):
         parties = [venue.party(client) for _ in range(PROCESSES)]
-        calls = (parties[number % PROCESSES].create("A-1", key="key_1", patience=30.0) for number in range(AT_ONCE))
-        told = await asyncio.gather(*calls)
-    assert sum(not each.replayed for each in told) == 1
+
+        def asking(party: Party) -> Awaitable[Recorded]:
+            return _asked_until_answered(lambda: party.create("A-1", key="key_1"))
+
+        told = await asyncio.gather(*(asking(parties[number % PROCESSES]) for number in range(AT_ONCE)))
+    assert sum(not each.replayed for each in told) <= 1  # none if the reply to the first one was lost
     assert len({each.reservation.id for each in told}) == 1
     assert len((await venue.rows()).reservations) == 1
 
@@ -119,3 +128,12 @@ async def test_a_payment_that_comes_too_late_sells_nothing_and_the_history_stays
     assert seat_state_from_item(rows.seats[f"{late.event_id}#A-2"]).holder == winner.id
     assert (await party.get(late.id)).status is Status.EXPIRED
     assert [detail["type"] for detail in rows.details(late.id)] == ["reservation.created", "reservation.expired"]
+
+
+async def _asked_until_answered(ask: Callable[[], Awaitable[Recorded]]) -> Recorded:
+    """With the same key, as customers do: so many at once are more than a busy machine answers within a second."""
+    while True:
+        try:
+            return await ask()
+        except (ServiceUnavailable, UpstreamTimeout):
+            await asyncio.sleep(0)
