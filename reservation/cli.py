@@ -76,7 +76,7 @@ def serve() -> None:
     async def main() -> None:
         stop = _stop_asked_for()
         async with app.running(settings):
-            _collect_rarely()
+            collect_rarely()
             await stop.wait()
 
     _run(main())
@@ -374,7 +374,7 @@ def _fail(error: Exception) -> Any:
     raise typer.Exit(1) from None
 
 
-def _collect_rarely() -> None:
+def collect_rarely() -> None:
     """What is there at the start is for good, and what a request leaves goes by its reference count; but each burst of
     requests looks to Python like growth, at 700 objects, and it looks for cycles where there are none: for up to 4 % of
     a create's CPU."""

@@ -16,6 +16,7 @@ import uvloop
 
 from reservation.aws.client import AwsClient, ServerDate
 from reservation.background.expiry import Expiry
+from reservation.cli import collect_rarely
 from reservation.clock import Clock
 from reservation.dynamodb.halls import Halls
 from reservation.dynamodb.reservations import DynamoReservations
@@ -65,6 +66,7 @@ async def work(url: str, prefix: str, ahead: int, holds: int) -> None:
             clock_trusted=clock.trusted,
             settled=note,
         )
+        collect_rarely()
         expiring = asyncio.create_task(expiry.run())
         with suppress(TimeoutError):
             await asyncio.wait_for(all_settled.wait(), _PATIENCE_SECONDS)
