@@ -2,9 +2,7 @@
 an item that says which version is current. So a reader never sees half of a change."""
 
 import asyncio
-import base64
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +13,7 @@ from reservation.aws.errors import ConditionFailed
 from reservation.domain.errors import ServiceUnavailable
 from reservation.domain.layout import Block, Place, Section
 from reservation.domain.model import SectionKind
-from reservation.dynamodb.items import Item, layout_key, layout_part_key
+from reservation.dynamodb.items import Item, layout_key, layout_part_key, packed, unpacked
 from reservation.dynamodb.transaction import TRY_SECONDS, batch_get, read, told_in_domain_terms
 
 _PLACES_A_PART = 1_000
@@ -67,7 +65,7 @@ class Layouts:
         parts = list(_encoded(sections))
         with told_in_domain_terms(writing=True):
             for number, part in enumerate(parts):
-                item = layout_part_key(event_id, after.version, number) | {"part": {"B": part}}
+                item = layout_part_key(event_id, after.version, number) | {"part": packed(part)}
                 await self._client.call("PutItem", {"TableName": self._table, "Item": item}, timeout=TRY_SECONDS)
             try:
                 await self._client.call("PutItem", self._pointing(event_id, before, after, len(parts)))
@@ -128,7 +126,7 @@ def _grouped(sections: Iterable[Section]) -> Iterator[list[tuple[int, Block]]]:
         yield group
 
 
-def _encoded(sections: Iterable[Section]) -> Iterator[str]:
+def _encoded(sections: Iterable[Section]) -> Iterator[bytes]:
     for group in _grouped(sections):
         blocks = [
             [
@@ -139,13 +137,13 @@ def _encoded(sections: Iterable[Section]) -> Iterator[str]:
             ]
             for index, block in group
         ]
-        yield base64.b64encode(zlib.compress(orjson.dumps(blocks))).decode()
+        yield orjson.dumps(blocks)
 
 
 async def _decoded(heads: Sequence[Sequence[str]], parts: Iterable[Item]) -> tuple[Section, ...]:
     blocks: list[list[Block]] = [[] for _ in heads]
     for part in parts:
-        for index, number, row, places in orjson.loads(zlib.decompress(base64.b64decode(part["part"]["B"]))):
+        for index, number, row, places in orjson.loads(unpacked(part["part"])):
             block = Block(number, heads[index][0], row, tuple(Place(*place) for place in places))
             blocks[index].append(block)
         await asyncio.sleep(0)

@@ -173,5 +173,5 @@ class Outbox:
 def _row(item: Mapping[str, Any]) -> OutboxRow | UnreadableRow:
     try:
         return outbox_row_from_item(item)
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         return UnreadableRow(item["shard"]["S"], item["seq"]["S"])

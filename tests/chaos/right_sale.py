@@ -10,7 +10,13 @@ import orjson
 from reservation.domain import model
 from reservation.domain.errors import ReservationError
 from reservation.domain.model import Money, Reservation, Seat, Status
-from reservation.dynamodb.items import new_seat_to_item, order_to_item, outbox_to_item, reservation_to_item
+from reservation.dynamodb.items import (
+    new_seat_to_item,
+    order_to_item,
+    outbox_row_from_item,
+    outbox_to_item,
+    reservation_to_item,
+)
 from tests.chaos.history import OK, UNKNOWN, Answer, Attempt, Delivery, Door, Kind
 from tests.chaos.told import Bounds
 from tests.support.invariants import Rows
@@ -171,8 +177,8 @@ class Sale:
         if after.seat_status is None:
             for seat in mine:
                 del self.holders[seat]
-        row = outbox_to_item(after, "", mine)
-        self.deliveries.append(Delivery(START + at + 3, orjson.loads(row["detail"]["S"])))
+        row = outbox_row_from_item(outbox_to_item(after, "", mine))
+        self.deliveries.append(Delivery(START + at + 3, orjson.loads(row.detail)))
 
     def _is_taken(self, seat: str, clock: int) -> bool:
         holder = self.reservations.get(self.holders.get(seat, ""))

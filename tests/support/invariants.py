@@ -12,6 +12,7 @@ from reservation.dynamodb.items import (
     Item,
     is_seat_pk,
     is_slot_key,
+    outbox_row_from_item,
     reservation_from_item,
     seat_state_from_item,
     slot_key_of,
@@ -49,7 +50,13 @@ class Rows:
     def details(self, reservation_id: str) -> list[dict[str, Any]]:
         """What the outbox tells of a reservation, in the order in which it will leave."""
         rows = sorted(self.outbox, key=lambda row: row["seq"]["S"])
-        return [orjson.loads(row["detail"]["S"]) for row in rows if row["reservationId"]["S"] == reservation_id]
+        return [event_of(row) for row in rows if row["reservationId"]["S"] == reservation_id]
+
+
+def event_of(row: Item) -> dict[str, Any]:
+    """The event that a row of the outbox tells."""
+    told: dict[str, Any] = orjson.loads(outbox_row_from_item(row).detail)
+    return told
 
 
 def violations(rows: Rows, *, now: int = 0, seats_elsewhere: bool = False, events_left: bool = False) -> list[str]:
@@ -275,7 +282,7 @@ def _wrong_outbox(rows: Rows) -> Iterator[str]:
         if reservation.foreign:
             yield f"events tell of {reservation_id}, which stands for another service's reservation"
             continue
-        details = [orjson.loads(row["detail"]["S"]) for row in sent[reservation_id]]
+        details = [event_of(row) for row in sent[reservation_id]]
         if [detail["version"] for detail in details] != list(range(1, reservation.version + 1)):
             yield f"{reservation_id} has version {reservation.version} and events {[d['version'] for d in details]}"
         elif details and details[-1]["type"] != _last_event(reservation):

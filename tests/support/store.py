@@ -219,9 +219,9 @@ class Venue:
         self._parties.append(party)
         return party
 
-    async def connect(self, url: str) -> AwsClient:
-        """A client of its own for a process behind a proxy, closed with the venue."""
-        client = await connect(AwsConfig("us-east-1", client=self._wire), "dynamodb", endpoint_url=url)
+    async def connect(self, url: str, wire: Wire | None = None) -> AwsClient:
+        """A client of its own for a process behind a proxy, or with another wire, closed with the venue."""
+        client = await connect(AwsConfig("us-east-1", client=wire or self._wire), "dynamodb", endpoint_url=url)
         self._clients.append(client)
         return client
 

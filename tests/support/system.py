@@ -14,7 +14,6 @@ from typing import Any
 import betterproto2
 import grpc
 import httpx
-import orjson
 import psutil
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -34,6 +33,7 @@ from reservation.dynamodb.tables import create_tables
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from reservation.settings import Settings
 from tests.support.edge import edge_over
+from tests.support.invariants import event_of
 
 PACKAGE = "com.traffic_tacos.reservation.v1"
 ERROR_DOMAIN = "reservation.traffic-tacos"
@@ -84,7 +84,7 @@ class System:
     async def events_of(self, reservation_id: str) -> list[dict[str, Any]]:
         """The details in the outbox, in their order."""
         rows = [row for row in await self.items("outbox") if row["reservationId"]["S"] == reservation_id]
-        return [orjson.loads(row["detail"]["S"]) for row in sorted(rows, key=lambda row: str(row["seq"]["S"]))]
+        return [event_of(row) for row in sorted(rows, key=lambda row: str(row["seq"]["S"]))]
 
     async def put_on_sale(self, *catalogs: Catalog) -> None:
         importing = EventImport(self.dynamodb, self.settings.dynamodb_table_inventory)

@@ -1,5 +1,6 @@
 """What is stored is what is read: every item there and back, keys that cannot be confused, rows that sort."""
 
+import hashlib
 from dataclasses import replace
 
 import orjson
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from reservation.domain import events, model
 from reservation.domain.idempotency import Key, Record, Running
-from reservation.domain.model import Event, Reservation, Saga, Seat, SeatStatus, Status
+from reservation.domain.model import Event, Metadata, Money, Reservation, Saga, Seat, SeatStatus, Status
 from reservation.dynamodb import items
 from reservation.dynamodb.items import Item, SeatState
 from tests.unit.examples import HOLD, NEW_YEAR, ids, in_state, patient, prices, reservations, seats, texts, times
@@ -199,9 +200,26 @@ def test_an_outbox_row_carries_the_event_ready_to_send(
 ) -> None:
     row = items.outbox_to_item(reservation, traceparent, released)
     detail = events.detail(reservation, traceparent=traceparent, released=released)
-    assert orjson.loads(row["detail"]["S"]) == detail
+    assert orjson.loads(items.outbox_row_from_item(row).detail) == detail
     assert row["type"]["S"] == events.type_of(reservation).value
     assert row["reservationId"]["S"] == reservation.id
+
+
+@pytest.mark.parametrize("number", [1, 2, 10])
+def test_an_event_takes_one_write_unit(number: int) -> None:
+    """Of a KB: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html"""
+    price = Money(120_000, "KRW")
+    agent = (
+        "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/15E148"
+    )
+    held = replace(
+        HOLD,
+        id="rsv_0193f0b2c4d8" + hashlib.sha256(b"1").hexdigest()[:20],
+        seats=tuple(Seat(f"Floor-{n * 7}-{n * 31}", "Floor", str(n * 7), str(n * 31), price) for n in range(number)),
+        metadata=Metadata("web", agent, "203.0.113.7", hashlib.sha256(b"2").hexdigest(), {"campaign": "spring"}),
+    )
+    row = items.outbox_to_item(held, f"00-{hashlib.sha256(b'3').hexdigest()[:49]}-01")
+    assert sum(len(name) + sum(len(value) for value in told.values()) for name, told in row.items()) <= 1024
 
 
 @patient
