@@ -9,8 +9,10 @@ from reservation.aws.client import AwsClient
 from reservation.domain.errors import (
     HoldExtensionDenied,
     HoldLimitReached,
+    InvalidRequest,
     ReservationExpired,
     SeatUnavailable,
+    ServiceUnavailable,
     UpstreamTimeout,
 )
 from reservation.domain.idempotency import Key, Record, Running
@@ -46,6 +48,8 @@ _NOT_DUE = " REMOVE expiryShard"
 _AS_READ = (Condition.RESERVATION_IS_HOLD, Condition.RESERVATION_VERSION)
 _ADVANCE_IF = all_of(*_AS_READ, Condition.HOLD_IS_UNEXPIRED)
 _SETTLE_IF = all_of(*_AS_READ, Condition.HOLD_IS_ENDED)
+_FOR_NOW = (SeatUnavailable, HoldLimitReached, InvalidRequest, StaleFacts, ServiceUnavailable)
+"""Refusals of a create for what may be gone when an earlier try of it arrives, which then succeeds."""
 
 
 class DynamoReservations(DynamoRecords):
@@ -81,13 +85,13 @@ class DynamoReservations(DynamoRecords):
             if isinstance(chosen, Recorded):
                 return chosen
             draft = chosen
-        overtaken = False
+        verdict = None
         for attempt in count():
             asked_at = self._now()
-            verdict = await transact(self._client, self._hold_actions(draft, key, asked_at, traceparent), until)
+            actions = self._hold_actions(draft, key, asked_at, traceparent)
+            verdict = await transact(self._client, actions, until, verdict)
             if verdict is None:
                 return self._held(Recorded(draft))
-            overtaken = overtaken or verdict.overtaken
             try:
                 if (outcome := self._read_hold(verdict, draft, key, asked_at, attempt)) is not None:
                     return self._held(outcome)
@@ -95,8 +99,8 @@ class DynamoReservations(DynamoRecords):
                 if verdict.only_throttled:
                     continue
                 looked = await self._probe(verdict, draft, key, max_holds, until, attempt)
-            except (SeatUnavailable, HoldLimitReached) as refusal:
-                if overtaken:  # what stands in its way now may be gone when the earlier try arrives
+            except _FOR_NOW as refusal:
+                if verdict.overtaken:
                     raise UpstreamTimeout from refusal
                 raise
             if isinstance(looked, Recorded):
@@ -225,8 +229,10 @@ class DynamoReservations(DynamoRecords):
         # A try repeats the body of the one before it, and with it the time that it asserts. So none may begin after the
         # hold has run out.
         until = min(until, time.monotonic() + (before.hold_expires_at - self._now()) / 1000)
+        verdict = None
         for attempt in count():
-            verdict = await transact(self._client, self._advance_actions(before, after, key, traceparent), until)
+            actions = self._advance_actions(before, after, key, traceparent)
+            verdict = await transact(self._client, actions, until, verdict)
             if verdict is None:
                 self._event_written(after.shard)
                 return self._advanced(before, after, Recorded(after))
@@ -300,6 +306,8 @@ class DynamoReservations(DynamoRecords):
                 return None  # what is seen may be an equal command's doing, whose record is about to show
             if current.version == before.version and verdict.undecided(Role.SEAT):
                 return None  # what failed is the time, but an equal command that was in time may be about to land
+            if current.version == before.version and verdict.overtaken:
+                raise UpstreamTimeout  # likewise an earlier try of this one
             raise Superseded(current)
         # A seat counts as lost only if all else was free to judge: otherwise it may be an earlier try of this very
         # command, half of it visible, that has moved the seat.
@@ -313,8 +321,9 @@ class DynamoReservations(DynamoRecords):
 
     async def settle(self, before: Reservation, after: Reservation, until: float) -> None:
         seats = list(after.seats)
+        verdict = None
         for attempt in count():
-            verdict = await transact(self._client, self._settle_actions(before, after, seats), until)
+            verdict = await transact(self._client, self._settle_actions(before, after, seats), until, verdict)
             if verdict is None:
                 self._inventory.followed(after, seats)
                 self._event_written(after.shard)

@@ -30,8 +30,9 @@ class DynamoSagas(DynamoRecords):
         return await self.due(saga_partition(shard), _ALL_TIMES, page, until)
 
     async def write(self, step: Step, until: float) -> None:
+        verdict = None
         for attempt in count():
-            verdict = await transact(self._client, self._actions(step), until)
+            verdict = await transact(self._client, self._actions(step), until, verdict)
             if verdict is None or self._is_written(step, verdict):
                 if _is_told(step):
                     self._event_written(step.after.shard)

@@ -58,7 +58,7 @@ class Failed:
 
 class Cancellation:
     """DynamoDB's verdict on one transaction: nothing of it was applied, and why. `overtaken`: as in
-    TransactionCanceled."""
+    TransactionCanceled, of this transaction or of one before it of the same command."""
 
     def __init__(self, actions: Sequence[Action], reasons: Sequence[Reason], *, overtaken: bool = False) -> None:
         self._judged = list(zip(actions, reasons, strict=True))
@@ -93,16 +93,20 @@ class Cancellation:
         return ", ".join(f"{action.role.name}:{reason.code}" for action, reason in self._judged)
 
 
-async def transact(client: AwsClient, actions: Sequence[Action], until: float) -> Cancellation | None:
-    """Applies the actions, all or none. None: applied.
+async def transact(
+    client: AwsClient, actions: Sequence[Action], until: float, earlier: Cancellation | None = None
+) -> Cancellation | None:
+    """Applies the actions, all or none. None: applied. `earlier`: the verdict on the same command's transaction before
+    this one, of which a try may still be on its way.
 
     The request token stays the same while an outcome is unknown (the client repeats the very same body after a lost
     reply, a time-out, a 5xx or a throttle), so a transaction can never be applied twice. A caller that wants another
     try after a Cancellation calls again and so gets a new token.
 
-    Raises UpstreamTimeout (may have been applied), ServiceUnavailable (certainly not applied).
+    Raises UpstreamTimeout (may have been applied, or may yet be), ServiceUnavailable (certainly not applied).
     """
     request = {"TransactItems": [action.body for action in actions], "ClientRequestToken": os.urandom(16).hex()}
+    overtaken = earlier is not None and earlier.overtaken
     with told_in_domain_terms(writing=True):
         try:
             await client.call(
@@ -111,7 +115,10 @@ async def transact(client: AwsClient, actions: Sequence[Action], until: float) -
         except TransactionCanceled as error:
             if any(reason.code not in _VERDICTS for reason in error.reasons):
                 raise  # a malformed action, a missing permission: ours to mend, not the caller's to retry
-            return Cancellation(actions, error.reasons, overtaken=error.overtaken)
+            return Cancellation(actions, error.reasons, overtaken=overtaken or error.overtaken)
+        except AwsError as error:
+            error.maybe_applied |= overtaken
+            raise
     return None
 
 
@@ -168,9 +175,9 @@ async def back_off(
     otherwise: type[ReservationError] = ServiceUnavailable,
 ) -> None:
     """Waits a random time that grows with the attempt (from 0), longer after a throttle than after a conflict. Raises
-    `otherwise` if the time is up by then."""
+    `otherwise` if the time is up by then, or UpstreamTimeout if a try may still be on its way."""
     base, cap = _THROTTLED_BACKOFF if verdict is not None and verdict.only_throttled else _BACKOFF
     delay = random.random() * min(cap, base * 2**attempt)
     if time.monotonic() + delay >= until:
-        raise otherwise
+        raise UpstreamTimeout if verdict is not None and verdict.overtaken else otherwise
     await asyncio.sleep(delay)

@@ -25,6 +25,7 @@ from reservation.dynamodb.items import reservation_from_item, running_to_item, s
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from reservation.inventory.breaker import CircuitOpen
 from reservation.service import CONFIRM
+from tests.support.faults import Hold
 from tests.support.inventory_proxy import (
     Delay,
     InventoryProxy,
@@ -39,7 +40,7 @@ from tests.support.inventory_proxy import (
 )
 from tests.support.remote import Sale, Seller, open_sale, settled
 from tests.support.store import HOLD_MS, SKEW_MS, soon
-from tests.support.verdicts import CONFLICT, failed, script_verdict
+from tests.support.verdicts import CONFLICT, EVERYTHING_CONFLICTS, after, failed, script_verdict, transaction
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -222,6 +223,21 @@ class TestIntents:
         other = (await sale.seller().create(*sale.fresh())).reservation
         with pytest.raises(IdempotencyConflict):
             await sale.seller().confirm(other.id, key="key_taken")
+
+    async def test_one_that_may_yet_be_recorded_is_not_told_as_none(self, sale: Sale) -> None:
+        """Its first try is late, and from then on the store is busy until the caller's time is up."""
+        held = (await sale.seller().create(*sale.fresh())).reservation
+        async with sale.own.behind() as (dynamodb, client):
+            late = Hold()
+            dynamodb.script(transaction, late)
+            script_verdict(dynamodb, EVERYTHING_CONFLICTS, after(soon(1.5), "TransactWriteItems"))
+            with pytest.raises(UpstreamTimeout):
+                await sale.seller(client=client).confirm(held.id, patience=1.2)
+            late.event.set()
+            while (await sale.seller().get(held.id)).saga is None:
+                pass
+        await sale.recover()
+        assert (await sale.seller().get(held.id)).status is Status.CONFIRMED
 
     async def test_a_half_visible_try_of_ones_own_is_no_other_request(self, sale: Sale) -> None:
         held = (await sale.seller().create(*sale.fresh())).reservation

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from tests.support.conflict_proxy import ConflictProxy
 from tests.support.faults import Hold, HoldOngoing, HoldReply, LoseReply, LoseRequest, RejectBefore, Request, Throttle
 from tests.support.invariants import violations
 from tests.support.store import EVENT, HOLD_MS, NOW, SEATS, Party, Venue, open_venue, soon
-from tests.support.verdicts import transaction, until
+from tests.support.verdicts import EVERYTHING_CONFLICTS, after, script_verdict, transaction, until
 
 KEY = Key("key_1", "fingerprint_1")
 
@@ -68,17 +68,6 @@ async def heard(call: Awaitable[Any]) -> type[ReservationError]:
     with pytest.raises(ReservationError) as refused:
         await call
     return type(refused.value)
-
-
-def after(deadline: float, operation: str) -> Callable[[Request], bool]:
-    """Matches the next such request, and lets it wait until the deadline has passed."""
-
-    def matches(request: Request) -> bool:
-        while request.operation == operation and time.monotonic() < deadline:
-            pass
-        return request.operation == operation
-
-    return matches
 
 
 async def stopped_until(deadline: float, proxy: ConflictProxy, call: Awaitable[Recorded]) -> Recorded:
@@ -234,6 +223,64 @@ class TestAnUnknownOutcome:
                 pass
             if key:
                 assert (await party.create("A-1", key=key)).replayed
+
+    @pytest.mark.parametrize(("command", "busy"), [("create", "throttled"), ("confirm", "in-conflict")])
+    async def test_stays_unknown_when_the_store_is_busy_after_a_late_first_try(
+        self, venue: Venue, command: str, busy: str
+    ) -> None:
+        """Of what was sent last it is certain that nothing happened, and not of what was sent first."""
+        held = (await venue.party().create("A-1")).reservation
+        async with venue.behind() as (proxy, client):
+            store, deadline = venue.party(client).store, soon(1.3)
+            late, last = Hold(), after(deadline, "TransactWriteItems")
+            proxy.script(transaction, late)
+            if busy == "throttled":
+                script_verdict(proxy, EVERYTHING_CONFLICTS)
+                proxy.script(last, Throttle())
+            else:
+                script_verdict(proxy, EVERYTHING_CONFLICTS, last)
+            if command == "create":
+                call, seat_id, becomes = store.hold(draft_of("A-2"), None, "", deadline), "A-2", "HELD"
+            else:
+                call, seat_id, becomes = store.advance(held, confirmed(held), None, "", deadline), "A-1", "SOLD"
+            assert await heard(call) is UpstreamTimeout
+            late.event.set()
+            while (await venue.seat(seat_id))["status"] != {"S": becomes}:
+                pass
+
+    async def test_stays_unknown_when_a_late_first_try_waits_for_a_seat_that_is_not_there_yet(
+        self, venue: Venue
+    ) -> None:
+        """Which is known from the layout, and about to be put on sale."""
+        seat = replace(SEATS[0], id="B-1")
+        async with venue.behind() as (proxy, client):
+            late = Hold()
+            proxy.script(transaction, late)
+            draft = replace(draft_of("A-1"), seats=(seat,))
+            assert await heard(venue.party(client).store.hold(draft, None, "", soon())) is UpstreamTimeout
+            await venue.sell([seat])
+            late.event.set()
+            while "holder" not in await venue.seat(seat.id):
+                pass
+
+    async def test_stays_unknown_when_a_late_first_try_was_in_time_and_the_second_was_not(self, venue: Venue) -> None:
+        """Each try asserts the time at which its transaction was made. Until the end of the hold is recorded, the late
+        one may still find it as it was."""
+        held = (await venue.party().create("A-1")).reservation
+        async with venue.behind() as (proxy, client):
+            party, late = venue.party(client), Hold()
+            proxy.script(transaction, late)
+
+            def in_time(request: Request) -> bool:
+                if meant := transaction(request):
+                    venue.clock.advance(HOLD_MS)
+                return meant
+
+            script_verdict(proxy, EVERYTHING_CONFLICTS, in_time)
+            assert await heard(party.confirm(held.id)) is UpstreamTimeout
+            late.event.set()
+            while (await venue.seat("A-1"))["status"] != {"S": "SOLD"}:
+                pass
 
 
 class TestNoEffect:
