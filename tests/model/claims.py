@@ -128,6 +128,16 @@ def a_refusal_means_that_nothing_happened(before: State, step: Step) -> bool:
     return not (step.refused and mine is not None and mine.applied) or (mine.keyed and before.time is None)
 
 
+def a_refusal_means_that_nothing_will_happen(before: State, step: Step) -> bool:
+    """By a try of what was refused that was still on its way."""
+    return step.late is None or not step.late.refused
+
+
+def a_refused_repetition_means_that_nothing_will_happen(before: State, step: Step) -> bool:
+    """By what was repeated. Nobody can promise this whose network keeps a request for any time."""
+    return step.late is None or not step.late.refused_again
+
+
 def a_key_has_one_effect_until_it_is_forgotten(before: State, step: Step) -> bool:
     return all(record is None or record.effects == 1 for record in step.state.records)
 
@@ -179,6 +189,7 @@ _OF_TABLES: tuple[Claim, ...] = (
     events_tell_of_each_version_once_and_in_order,
     a_deadline_never_moves_back,
     what_was_called_expired_stays_so,
+    a_refusal_means_that_nothing_will_happen,
     a_key_has_one_effect_until_it_is_forgotten,
     a_seat_has_one_owner,
     a_hold_has_its_seats_and_its_slot_until_its_end,

@@ -8,10 +8,14 @@ what reaches DynamoDB is one of the orders of steps here.
 - A request that is lost is one whose transaction never comes; one that is late comes after its retry.
 - A reply is lost to the process, which then sends its transaction under a new token and meets what it has written; or
   to the caller, who asks again with the idempotency key, which is a new attempt.
+- A try that is not answered in time may still be on its way. Its attempt goes on without it, and it arrives at any
+  later moment, maybe long after its caller was answered, or never. It is judged then, by what it asserted when it was
+  sent. The store remembers the tokens of what it has applied, and of what it has refused none; the model has no tokens,
+  so the conditions alone must tell what has been done. One whose connection breaks has arrived, or never will.
 - A process that dies makes no further step.
 
-Time is a small number. Trusted clocks differ by SKEW at most, and in that is the time for which a transaction is under
-way: its `now` is from when it was sent. Of the other kind of clock each transaction may say any time.
+Time is a small number. Trusted clocks differ by SKEW at most, and in that is the time for which a transaction that is
+not late is under way: its `now` is from when it was sent. Of the other kind of clock each transaction may say any time.
 
 That every hold ends is shown in two parts: whenever a hold is past its time, settling it succeeds, and so does a create
 that takes its seats over; and each of these leaves one hold less that can be past its time. A settling that is never
@@ -47,12 +51,16 @@ from tests.model.state import (
     SLOT,
     Answer,
     Attempt,
+    Late,
     Record,
     Reservation,
     Seat,
     State,
     answer_of,
+    at_work,
+    ended,
     key_of,
+    moved,
     put,
     told_expired,
 )
@@ -65,10 +73,23 @@ from tests.model.transactions import (
     price_is_as_read,
     seat_is_free_or_ended,
 )
+from tests.model.world import (
+    CAUTIONS,
+    OF_A_BUSY_STORE,
+    OF_A_REFUSAL,
+    OF_THE_TIME,
+    OWN_EXTENSION,
+    OWN_RECORD,
+    OWN_RESERVATION,
+    RECOGNITIONS,
+    Wanted,
+    World,
+)
 
 
 class Step(NamedTuple):
-    """What may happen next. `answer`: a caller is told so. `refused`: a caller is told that nothing happened."""
+    """What may happen next. `answer`: a caller is told so. `refused`: a caller is told that nothing happened. `late`:
+    this try arrives, and is applied."""
 
     what: str
     state: State
@@ -76,6 +97,7 @@ class Step(NamedTuple):
     now: int = 0
     answer: Answer | None = None
     refused: bool = False
+    late: Late | None = None
 
     def __str__(self) -> str:
         if self.attempt is None:
@@ -85,50 +107,19 @@ class Step(NamedTuple):
         return f"{who}, op {self.attempt.op}, at {self.now}: {self.what}"
 
 
-OWN_RECORD, OWN_RESERVATION, OWN_EXTENSION = "record", "reservation", "extension"
-RECOGNITIONS = (OWN_RECORD, OWN_RESERVATION, OWN_EXTENSION)
-"""By what an attempt whose reply was lost knows its own effect again, when its next try fails on it."""
-
-
-class Wanted(NamedTuple):
-    """A create that some user may ask for."""
-
-    user: int
-    seats: tuple[int, ...]
-    keyed: bool = False
-
-
-class World(NamedTuple):
-    """What may happen at all, and how often.
-
-    `starts`: attempts in all, `in_flight`: at one time. `changes`: commands on reservations, without and with a key as
-    `keyed` says; a user has one key for each command. `until`: the last time that there is. `reprices`: prices change
-    so often. Only with `trusted` clocks there are readers; `patience` is for how long after its end they are still told
-    that it is a hold. `reservations`: how many may be made."""
-
-    creates: tuple[Wanted, ...]
-    changes: tuple[str, ...]
-    starts: int
-    in_flight: int = 2
-    keyed: tuple[bool, ...] = (False,)
-    trusted: bool = False
-    until: int = 3
-    key_window: int = 2
-    slots: bool = False
-    reprices: int = 0
-    lost_replies: bool = True
-    patience: int = SKEW
-    reservations: int = 2
-
-
 class Protocol:
-    """The steps of a world. `recognitions`: those that attempts are capable of."""
+    """The steps of a world. `recognitions` and `cautions`: those that attempts are capable of."""
 
     def __init__(
-        self, world: World, transactions: Transactions = TRANSACTIONS, recognitions: Collection[str] = RECOGNITIONS
+        self,
+        world: World,
+        transactions: Transactions = TRANSACTIONS,
+        recognitions: Collection[str] = RECOGNITIONS,
+        cautions: Collection[str] = CAUTIONS,
     ) -> None:
         self.world = world
         self._recognitions = recognitions
+        self._cautions = cautions
         self._conditions = {
             command: [(item, conditions) for item, conditions in items.items() if conditions]
             for command, items in transactions.items()
@@ -147,6 +138,7 @@ class Protocol:
             attempts=(),
             starts=world.starts,
             reprices=world.reprices,
+            delays=world.delays,
         )
 
     def steps(self, state: State) -> Iterator[Step]:
@@ -156,11 +148,19 @@ class Protocol:
             yield from self._begin(state)
         for attempt in state.attempts:
             for now in self._times(state):
-                yield from self._write(state, attempt, now)
+                yield from map(self._noted, self._write(state, attempt, now))
+            yield from map(self._noted, self._late_steps(state, attempt))
+        if state.late is not None:
+            yield from self._arrive(state, state.late)
 
     def _times(self, state: State) -> tuple[int, ...]:
         """What the clock of a process may say."""
         return ANY_TIME if state.time is None else (state.time, state.time + SKEW)
+
+    def _own_times(self, state: State) -> tuple[int, ...]:
+        """The same, for a time that is only compared with what clocks say later. Of clocks that say anything one is
+        enough."""
+        return (0,) if state.time is None else self._times(state)
 
     def _others(self, state: State) -> Iterator[Step]:
         """What no attempt does."""
@@ -186,7 +186,8 @@ class Protocol:
     # The read
 
     def _begin(self, state: State) -> Iterator[Step]:
-        op = next(each for each in range(1, 10) if all(each != attempt.op for attempt in state.attempts))
+        taken = [attempt.op for attempt in at_work(state)]
+        op = next(each for each in range(1, 10) if each not in taken)
         for attempt in self._reads(state, op):
             attempts = tuple(sorted((*state.attempts, attempt)))
             yield Step("begins", state._replace(attempts=attempts, starts=state.starts - 1), attempt)
@@ -195,7 +196,7 @@ class Protocol:
         number = self._new_number(state)
         if number is not None:
             for wanted in self.world.creates:
-                for now in (0,) if state.time is None else self._times(state):
+                for now in self._own_times(state):
                     yield self.create(state, wanted, number, op, now)
         for number, there in enumerate(state.reservations):
             if there is not None:
@@ -206,7 +207,7 @@ class Protocol:
     def _new_number(self, state: State) -> int | None:
         """Of a reservation that nobody has made or is about to make."""
         for number, there in enumerate(state.reservations):
-            if there is None and all(number != attempt.reservation for attempt in state.attempts):
+            if there is None and all(number != attempt.reservation for attempt in at_work(state)):
                 return number
         return None
 
@@ -230,6 +231,7 @@ class Protocol:
             version=there.version,
             extensions=there.extensions,
             settling=False,
+            overtaken=False,
         )
 
     # The transaction
@@ -244,8 +246,8 @@ class Protocol:
     def _write(self, state: State, attempt: Attempt, now: int) -> Iterator[Step]:
         command = SETTLE if attempt.settling else attempt.command
         failed = self._failed(state, attempt, command, now)
-        if command == EXTEND and attempt.extensions >= MAX_EXTENSIONS and not attempt.applied and KEY not in failed:
-            yield Step("refused: extended enough", _ended(state, attempt), attempt, now, refused=True)
+        if _denied(attempt) and not attempt.settling and not attempt.applied and KEY not in failed:
+            yield Step("refused: extended enough", ended(state, attempt), attempt, now, refused=True)
         elif not failed:
             yield from self._applied(state, attempt, command, now)
         elif KEY in failed:
@@ -270,15 +272,15 @@ class Protocol:
         after = APPLY[command](state, attempt)
         if attempt.settling:
             after = told_expired(after, attempt.reservation)
-            yield Step("settled, then refused", _ended(after, attempt), attempt, now, refused=True)
+            yield Step("settled, then refused", ended(after, attempt), attempt, now, refused=True)
             return
         answer = answer_of(after, attempt.reservation)
         if attempt.keyed:
             after = self._recorded(after, attempt, answer, now)
         told = None if command == SETTLE else answer
-        yield Step("applied, and answered unless the reply is lost", _ended(after, attempt), attempt, now, answer=told)
+        yield Step("applied, and answered unless the reply is lost", ended(after, attempt), attempt, now, answer=told)
         if self.world.lost_replies and command != SETTLE and not attempt.applied:
-            again = _moved(after, attempt, attempt._replace(applied=True))
+            again = moved(after, attempt, attempt._replace(applied=True))
             yield Step("applied, and to be tried again for want of a reply", again, attempt, now)
 
     def _recorded(self, state: State, attempt: Attempt, answer: Answer, now: int) -> State:
@@ -291,13 +293,58 @@ class Protocol:
         record = Record(attempt.op, attempt.content, answer, ends, effects)
         return state._replace(records=put(state.records, key, record))
 
+    # The try that is late
+
+    def _late_steps(self, state: State, attempt: Attempt) -> Iterator[Step]:
+        """A try of it becomes late; or has, and no further one is taken."""
+        late = state.late
+        if attempt.overtaken or (late is not None and late.sent.op == attempt.op and not attempt.applied):
+            after = ended(state, attempt)
+            if attempt.overtaken and OF_A_BUSY_STORE in self._cautions:
+                yield Step("not known: the store is busy until its time is up", after, attempt)
+            else:
+                yield Step("refused: the store is busy until its time is up", after, attempt, refused=True)
+        writes = attempt.command != SETTLE and not attempt.settling and not attempt.applied and not _denied(attempt)
+        if state.delays and late is None and writes:
+            for now in self._own_times(state):
+                after = moved(state, attempt, attempt._replace(overtaken=True))
+                after = after._replace(late=Late(attempt, now), delays=state.delays - 1)
+                yield Step("is not answered in time, and still on its way", after, attempt, now)
+
+    def _noted(self, step: Step) -> Step:
+        """A refusal, with the try that may belie it."""
+        late, mine = step.state.late, step.attempt
+        if not step.refused or late is None or mine is None:
+            return step
+        if late.sent.op == mine.op:
+            return step._replace(state=step.state._replace(late=late._replace(refused=True)))
+        if not _repeats(mine, late.sent):
+            return step
+        later = late._replace(refused_again=True) if self.world.outlasting else None
+        return step._replace(state=step.state._replace(late=later))
+
+    def _arrive(self, state: State, late: Late) -> Iterator[Step]:
+        """Whoever sent it hears nothing of it."""
+        sent = late.sent
+        for now in self._times(state) if state.time is None else (late.now,):
+            after = state._replace(late=None)
+            if self._failed(state, sent, sent.command, now):
+                yield Step("arrives late, and is refused", after, sent, now)
+                continue
+            after = APPLY[sent.command](after, sent)
+            if sent.keyed:
+                after = self._recorded(after, sent, answer_of(after, sent.reservation), now)
+            mine = next((each for each in state.attempts if each.op == sent.op), None)
+            after = moved(after, mine, mine._replace(applied=True)) if mine is not None else ended(after, sent)
+            yield Step("arrives late, and is applied", after, sent, now, late=late)
+
     # The verdict, if it was not applied
 
     def _known(self, state: State, attempt: Attempt, now: int) -> Step:
         """What the key's record says wins over everything."""
         record = state.records[key_of(attempt)]
         assert record is not None
-        after = _ended(state, attempt)
+        after = ended(state, attempt)
         if attempt.applied and record.op == attempt.op and OWN_RECORD in self._recognitions:
             return Step("finds its own record", after, attempt, now, answer=record.answer)
         if record.content != attempt.content or OWN_RECORD not in self._recognitions:
@@ -310,13 +357,15 @@ class Protocol:
             RESERVATION in failed or any(seat.holder == number for seat in failed.get(SEAT, ()))
         ):
             answer = Answer(number, HOLD, 1, attempt.ends, attempt.prices)
-            return Step("finds its own reservation", _ended(state, attempt), attempt, now, answer=answer)
+            return Step("finds its own reservation", ended(state, attempt), attempt, now, answer=answer)
         repriced = all(not price_is_as_read(seat, attempt, now) for seat in failed.get(SEAT, ()))
         taken = any(not seat_is_free_or_ended(seat, attempt, now) for seat in failed.get(SEAT, ())) or not repriced
         if taken or RESERVATION in failed or SLOT in failed:
-            return Step("refused: a seat or the slot is taken", _ended(state, attempt), attempt, now, refused=True)
+            if attempt.overtaken and OF_A_REFUSAL in self._cautions:
+                return Step("not known: a seat or the slot is taken now", ended(state, attempt), attempt, now)
+            return Step("refused: a seat or the slot is taken", ended(state, attempt), attempt, now, refused=True)
         prices = tuple(state.seats[seat].price for seat in attempt.seats)
-        return Step("reads the prices again", _moved(state, attempt, attempt._replace(prices=prices)), attempt, now)
+        return Step("reads the prices again", moved(state, attempt, attempt._replace(prices=prices)), attempt, now)
 
     def _read_change(
         self, state: State, attempt: Attempt, command: str, failed: dict[str, list[Any]], now: int
@@ -325,25 +374,25 @@ class Protocol:
             return self._superseded(state, attempt, now)
         lost = {seat.number for seat in failed.get(SEAT, ()) if seat.holder != attempt.reservation}
         if lost and command != SETTLE:
-            after = told_expired(_ended(state, attempt), attempt.reservation)
+            after = told_expired(ended(state, attempt), attempt.reservation)
             return Step("refused: a seat is somebody else's by now", after, attempt, now, refused=True)
         if lost:
             left = attempt._replace(seats=tuple(seat for seat in attempt.seats if seat not in lost))
-            return Step("leaves out the seats that it has lost", _moved(state, attempt, left), attempt, now)
+            return Step("leaves out the seats that it has lost", moved(state, attempt, left), attempt, now)
         if ORDER in failed:
-            return Step("fails: there is an order", _ended(state, attempt), attempt, now, refused=True)
+            return Step("fails: there is an order", ended(state, attempt), attempt, now, refused=True)
         if not any(slot is None or slot.holder != attempt.reservation for slot in failed.get(SLOT, ())):
             return Step("tries again", state, attempt, now)
         if command == EXTEND:
-            return Step("refused: its slot is somebody else's", _ended(state, attempt), attempt, now, refused=True)
+            return Step("refused: its slot is somebody else's", ended(state, attempt), attempt, now, refused=True)
         left = attempt._replace(slot=False)
-        return Step("leaves out the slot that it has lost", _moved(state, attempt, left), attempt, now)
+        return Step("leaves out the slot that it has lost", moved(state, attempt, left), attempt, now)
 
     def _superseded(self, state: State, attempt: Attempt, now: int) -> Step:
         """The reservation is not what was read, or its time is not right."""
         there = state.reservations[attempt.reservation]
         assert there is not None
-        after = _ended(state, attempt)
+        after = ended(state, attempt)
         answer = answer_of(state, attempt.reservation)
         if attempt.op in there.extended_by and OWN_EXTENSION in self._recognitions:
             own = answer._replace(status=HOLD, version=attempt.version + 1, ends=attempt.ends + EXTENSION)
@@ -353,30 +402,20 @@ class Protocol:
         if there.status == STATUS_AFTER[attempt.command] != HOLD:
             return Step("finds it done", after, attempt, now, answer=answer)
         if there.status == HOLD:
+            if attempt.overtaken and there.version == attempt.version and OF_THE_TIME in self._cautions:
+                return Step("not known: it is past its time by now", after, attempt, now)
             again = self._as_read(attempt, there)
             if there.ends <= now and not attempt.settling:
                 again = again._replace(settling=True)
-            return Step("reads the reservation again", _moved(state, attempt, again), attempt, now)
+            return Step("reads the reservation again", moved(state, attempt, again), attempt, now)
         if there.status == EXPIRED:
             after = told_expired(after, attempt.reservation)
         return Step(f"refused: it is {there.status}", after, attempt, now, refused=True)
 
 
-def _moved(state: State, before: Attempt, after: Attempt) -> State:
-    others = (each for each in state.attempts if each != before)
-    return state._replace(attempts=tuple(sorted((*others, after))))
+def _denied(attempt: Attempt) -> bool:
+    return attempt.command == EXTEND and attempt.extensions >= MAX_EXTENSIONS
 
 
-def _ended(state: State, mine: Attempt) -> State:
-    """Nobody will look for its name any more, so equal states are made equal: it is forgotten."""
-    attempts = tuple(each for each in state.attempts if each != mine)
-    reservations, records = state.reservations, state.records
-    for number, there in enumerate(reservations):
-        if there is not None and (there.op == mine.op or mine.op in there.extended_by):
-            by = tuple(op for op in there.extended_by if op != mine.op)
-            op = 0 if there.op == mine.op else there.op
-            reservations = put(reservations, number, there._replace(op=op, extended_by=by))
-    for key, record in enumerate(records):
-        if record is not None and record.op == mine.op:
-            records = put(records, key, record._replace(op=0))
-    return state._replace(attempts=attempts, reservations=reservations, records=records)
+def _repeats(mine: Attempt, other: Attempt) -> bool:
+    return mine.keyed and other.keyed and key_of(mine) == key_of(other) and mine.content == other.content

@@ -76,7 +76,8 @@ class Attempt(NamedTuple):
     """A process's work on one request, from its read to its answer: what it has read, and what it found out since.
 
     `op` is its own name. `applied`: it took effect, and the reply was lost. `settling`: it found the hold past its time
-    and records the end of it first, because the refusal must be final."""
+    and records the end of it first, because the refusal must be final. `overtaken`: a try of it, with all that it
+    asserts, may still be on its way."""
 
     command: str
     user: int
@@ -91,6 +92,7 @@ class Attempt(NamedTuple):
     extensions: int = 0
     applied: bool = False
     settling: bool = False
+    overtaken: bool = False
 
     @property
     def content(self) -> tuple[int, ...]:
@@ -98,11 +100,23 @@ class Attempt(NamedTuple):
         return self.seats if self.command == CREATE else (self.reservation,)
 
 
+class Late(NamedTuple):
+    """A try that was not answered in time and is still on its way: `sent` as its attempt was then, and at `now`.
+
+    What only claims look at: `refused`, its caller has been told since that nothing happened; `refused_again`, its
+    caller has asked again, with the same key, and was told so then."""
+
+    sent: Attempt
+    now: int
+    refused: bool = False
+    refused_again: bool = False
+
+
 class State(NamedTuple):
     """Everything at one instant. `time`: what the slowest clock says; None if clocks say anything. In the tables are
     `seats`, `slots` (by user), `reservations`, `records` (by user and command) and `orders` (how many were written, by
     reservation). `attempts` are under way. `starts`: how many more may begin; `reprices`: prices may yet change so
-    often."""
+    often; `delays`: so many more tries may be `late`, one at a time."""
 
     time: int | None
     seats: tuple[Seat, ...]
@@ -113,6 +127,8 @@ class State(NamedTuple):
     attempts: tuple[Attempt, ...]
     starts: int
     reprices: int
+    delays: int
+    late: Late | None = None
 
 
 def key_of(mine: Attempt) -> int:
@@ -133,6 +149,31 @@ def told_expired(state: State, number: int) -> State:
     assert there is not None
     told = there._replace(told_expired=there.status == HOLD)  # of one that is settled everybody knows
     return state._replace(reservations=put(state.reservations, number, told))
+
+
+def at_work(state: State) -> tuple[Attempt, ...]:
+    """Whatever may yet write something."""
+    return (*state.attempts, state.late.sent) if state.late is not None else state.attempts
+
+
+def moved(state: State, before: Attempt, after: Attempt) -> State:
+    others = (each for each in state.attempts if each != before)
+    return state._replace(attempts=tuple(sorted((*others, after))))
+
+
+def ended(state: State, mine: Attempt) -> State:
+    """Nobody will look for its name any more, so equal states are made equal: it is forgotten."""
+    attempts = tuple(each for each in state.attempts if each != mine)
+    reservations, records = state.reservations, state.records
+    for number, there in enumerate(reservations):
+        if there is not None and (there.op == mine.op or mine.op in there.extended_by):
+            by = tuple(op for op in there.extended_by if op != mine.op)
+            op = 0 if there.op == mine.op else there.op
+            reservations = put(reservations, number, there._replace(op=op, extended_by=by))
+    for key, record in enumerate(records):
+        if record is not None and record.op == mine.op:
+            records = put(records, key, record._replace(op=0))
+    return state._replace(attempts=attempts, reservations=reservations, records=records)
 
 
 def put(items: tuple[T, ...], number: int, item: T) -> tuple[T, ...]:

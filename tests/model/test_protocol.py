@@ -9,9 +9,32 @@ import pytest
 from tests.model import claims
 from tests.model.claims import broken
 from tests.model.explore import Found, explore
-from tests.model.protocol import RECOGNITIONS, Protocol, Wanted, World
-from tests.model.state import CANCEL, CONFIRM, CREATE, EXTEND, FREE, HOLD, SEAT, SETTLE, SKEW, Attempt, Seat, State
+from tests.model.protocol import Protocol, Step
+from tests.model.state import (
+    CANCEL,
+    CONFIRM,
+    CREATE,
+    EXTEND,
+    FREE,
+    HOLD,
+    KEYED_COMMANDS,
+    SEAT,
+    SETTLE,
+    SKEW,
+    Attempt,
+    Seat,
+    State,
+)
 from tests.model.transactions import GUARDS, TRANSACTIONS, Guard, Transactions, seat_is_free_or_ended, without
+from tests.model.world import (
+    CAUTIONS,
+    OF_A_BUSY_STORE,
+    OF_A_REFUSAL,
+    OF_THE_TIME,
+    RECOGNITIONS,
+    Wanted,
+    World,
+)
 
 MORE = int(os.environ.get("MODEL_MORE_STARTS", "0"))
 """So many more attempts are made in each world than in a usual run: one more takes ten times as long or longer."""
@@ -20,13 +43,22 @@ ALL = (CONFIRM, CANCEL, EXTEND, SETTLE)
 TWO_USERS = (Wanted(0, (0, 1)), Wanted(1, (1,)))
 ONE_SEAT = (Wanted(0, (0,)),)
 TWO_HOLDS_OF_ONE_USER = (Wanted(0, (0,)), Wanted(0, (1,)))
+ONE_SEAT_FOR_TWO = (*ONE_SEAT, Wanted(1, (0,)))
+ONE_SEAT_FOR_TWO_WITH_A_KEY = (Wanted(0, (0,), keyed=True), Wanted(1, (0,)))
+NO_READERS = 9
+"""A patience that does not end."""
+
+ASKED_AGAIN = World(
+    ONE_SEAT_FOR_TWO_WITH_A_KEY, (CANCEL,), 4, in_flight=1, trusted=True, until=0, reservations=3, delays=1
+)
+"""Requests that come one after the other, and one with a key is asked again."""
 
 WORLDS = {
     "clocks that say anything": World(TWO_USERS, ALL, starts=3),
     "sales whatever the clocks say": World(TWO_USERS, (CONFIRM, SETTLE), starts=4, lost_replies=False),
     "trusted clocks": World(TWO_USERS, ALL, starts=3, trusted=True, until=1),
     "readers": World(ONE_SEAT, ALL[:3], starts=3, trusted=True),
-    "a seat that changes hands": World((*ONE_SEAT, Wanted(1, (0,))), (CONFIRM,), starts=3, trusted=True, until=2),
+    "a seat that changes hands": World(ONE_SEAT_FOR_TWO, (CONFIRM,), starts=3, trusted=True, until=2),
     "keys of creates": World((Wanted(0, (0,), True), Wanted(0, (1,), True)), (CANCEL,), 4, trusted=True, until=0),
     "keys of changes": World(ONE_SEAT, ALL[:3], starts=3, keyed=(True, False), trusted=True, until=0),
     "keys that are forgotten": World(
@@ -34,6 +66,20 @@ WORLDS = {
     ),
     "slots": World(TWO_HOLDS_OF_ONE_USER, ALL, starts=3, trusted=True, until=1, slots=True),
     "prices": World((Wanted(0, (0, 1)),), (SETTLE,), starts=3, reprices=2),
+    "late tries": World(TWO_USERS, ALL, starts=3, delays=1),
+    "late tries in time": World(
+        ONE_SEAT_FOR_TWO, ALL, 3, in_flight=1, trusted=True, until=2, patience=NO_READERS, lost_replies=False, delays=1
+    ),
+    "late tries of creates with a key": World(
+        ONE_SEAT_FOR_TWO_WITH_A_KEY, (CANCEL,), starts=3, trusted=True, until=0, delays=1, outlasting=True
+    ),
+    "late tries of what is asked again": ASKED_AGAIN._replace(outlasting=True),
+    "late tries of changes with a key": World(
+        ONE_SEAT, (CONFIRM, EXTEND), starts=3, keyed=(True,), trusted=True, until=0, delays=1
+    ),
+    "late tries and slots": World(
+        TWO_HOLDS_OF_ONE_USER, (CANCEL,), 3, trusted=True, until=0, slots=True, lost_replies=False, delays=1
+    ),
 }
 
 # Where a forgotten condition shows soonest.
@@ -136,6 +182,13 @@ BACKUPS: Mapping[Guard, Backup] = {
 }
 """The conditions that could be left out. They cost nothing, and who changes the others has them to fall back on."""
 
+NEEDED_BY = [
+    (OF_A_REFUSAL, CREATE),
+    *[(OF_A_BUSY_STORE, command) for command in KEYED_COMMANDS],
+    *[(OF_THE_TIME, command) for command in (CONFIRM, CANCEL, EXTEND)],
+]
+"""Each caution, and whose late try shows what becomes of a refusal without it."""
+
 RECOGNIZED_IN = {
     "record": WORLDS["keys of changes"],
     "reservation": CHANGES,
@@ -143,11 +196,18 @@ RECOGNIZED_IN = {
 }
 
 
-def explored(world: World, forgotten: Collection[Guard] = (), recognitions: Collection[str] = RECOGNITIONS) -> Found:
+LATE = World(ONE_SEAT_FOR_TWO, ALL[:3], starts=3, delays=1)
+
+
+def explored(
+    world: World,
+    forgotten: Collection[Guard] = (),
+    recognitions: Collection[str] = RECOGNITIONS,
+) -> Found:
     return explore(Protocol(world, without(forgotten), recognitions), broken)
 
 
-def breaks(claim: str, world: World, forgotten: Collection[Guard]) -> bool:
+def breaks(claim: str, world: World, forgotten: Collection[Guard] = ()) -> bool:
     """Whether this claim can be broken then, whatever others are."""
     held = getattr(claims, claim)
     found = explore(Protocol(world, without(forgotten)), lambda before, step: None if held(before, step) else claim)
@@ -184,6 +244,32 @@ def test_each_condition_is_known_for_what_it_guards() -> None:
 def test_who_does_not_know_its_own_effect_says_that_nothing_happened(recognition: str) -> None:
     found = explored(RECOGNIZED_IN[recognition], (), {*RECOGNITIONS} - {recognition})
     assert found.broken == "a_refusal_means_that_nothing_happened"
+
+
+@pytest.mark.parametrize(("caution", "command"), NEEDED_BY)
+def test_who_forgets_its_late_try_says_that_nothing_happened_and_then_it_does(caution: str, command: str) -> None:
+    def belied(before: State, step: Step) -> str | None:
+        return broken(before, step) if step.late is not None and step.late.sent.command == command else None
+
+    found = explore(Protocol(LATE, cautions={*CAUTIONS} - {caution}), belied)
+    assert found.broken == "a_refusal_means_that_nothing_will_happen"
+
+
+def test_each_caution_is_known_for_the_commands_that_need_it() -> None:
+    assert {caution for caution, _ in NEEDED_BY} == {*CAUTIONS}
+
+
+def test_a_late_try_takes_no_effect_after_its_repetition_was_refused_unless_it_comes_even_later_than_that() -> None:
+    """Which is not promised; all the rest is."""
+    claim = "a_refused_repetition_means_that_nothing_will_happen"
+    assert not breaks(claim, ASKED_AGAIN)
+    assert breaks(claim, ASKED_AGAIN._replace(outlasting=True))
+
+
+def test_a_late_payment_that_was_sent_in_time_may_come_after_a_reader_was_told_of_an_end() -> None:
+    """If nobody has recorded it. Whom a refusal tells of an end, that has: only that is the signal to refund."""
+    world = World(ONE_SEAT, (CONFIRM,), starts=2, in_flight=1, trusted=True, lost_replies=False, delays=1)
+    assert explored(world).broken == "what_was_called_expired_stays_so"
 
 
 def test_a_reader_who_is_told_of_an_end_at_the_end_is_told_too_early() -> None:
