@@ -76,7 +76,7 @@ class AiobotocoreWire:
         del answer["ResponseMetadata"]
         return answer
 
-    async def renew_credentials(self) -> None:
+    async def renew_credentials(self, timeout: float | None) -> None:
         """See Wire. Nothing to do: aiobotocore asks its provider for every signature."""
 
     async def close(self) -> None:

@@ -56,8 +56,9 @@ class Wire(Protocol):
         """The parsed answer, in `timeout` seconds. Raises AwsError; equal `params` make an equal body."""
         ...
 
-    async def renew_credentials(self) -> None:
-        """Ask the provider for credentials now; keeps the old ones if that fails, and does not raise."""
+    async def renew_credentials(self, timeout: float | None) -> None:
+        """Ask the provider for credentials now, and await them for `timeout` seconds (None: for as long as it takes);
+        keeps the old ones if that fails, and does not raise."""
         ...
 
     async def close(self) -> None:
@@ -114,18 +115,19 @@ class AwsClient:
         timeout: float = 3.0,
         attempts: int | None = None,
         deadline: float | None = None,
+        cut_off: bool = False,
     ) -> Calling:
         """Call `operation`, e.g. "TransactWriteItems", and return its parsed answer.
 
         timeout: seconds for each try. attempts: at most so many tries, or UNTIL_DEADLINE. deadline: in time.monotonic()
-        seconds; no try starts after it, one under way keeps its own timeout. Every try sends the same body, so also the
-        same ClientRequestToken.
+        seconds; no try starts after it, and one under way keeps its own timeout, or ends with it if it is to be
+        `cut_off`. Every try sends the same body, so also the same ClientRequestToken.
 
         Raises the AwsError of the last try. Its `maybe_applied` is True if any try of this call had an unknown outcome;
         always False for the verdicts TransactionCanceled and ConditionFailed. A deadline that has already passed raises
         ConnectFailed.
         """
-        calling = self._call(operation, params, timeout, attempts, deadline)
+        calling = self._call(operation, params, timeout, attempts, deadline, cut_off)
         return calling if self._trace is None else self._trace.call(operation, params, calling)
 
     async def _call(
@@ -135,6 +137,7 @@ class AwsClient:
         timeout: float,
         attempts: int | None,
         deadline: float | None,
+        cut_off: bool,
     ) -> dict[str, Any]:
         allowed = self._attempts if attempts is None else attempts
         if allowed < 1 or (allowed == UNTIL_DEADLINE and deadline is None):
@@ -145,6 +148,8 @@ class AwsClient:
         self.stats[operation] += 1
         retries: _Retries | None = None
         while True:
+            if cut_off and deadline is not None:
+                timeout = min(timeout, deadline - time.monotonic())
             try:
                 answer = await self._wire.send(operation, params, timeout)
             except AwsError as error:
@@ -182,7 +187,7 @@ class AwsClient:
             if retries.renewed:
                 return False
             retries.renewed = True
-            await self._wire.renew_credentials()
+            await self._wire.renew_credentials(retries.seconds_left())
             if retries.past_deadline(pause):
                 return False
         self._tokens -= _RETRY_COST
@@ -216,6 +221,9 @@ class _Retries:
         self.maybe_applied = False
         self.timed_out = False
         self.renewed = False
+
+    def seconds_left(self) -> float | None:
+        return None if self._deadline is None else self._deadline - time.monotonic()
 
     def past_deadline(self, pause: float) -> bool:
         return self._deadline is not None and time.monotonic() + pause >= self._deadline

@@ -68,7 +68,7 @@ class LeanWire:
     async def send(self, operation: str, params: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         """See Wire. `params` is a dict of JSON values; bytes become base64."""
         body = orjson.dumps(params, default=_base64)
-        credentials = self._credentials.latest() or await self._credentials.first()
+        credentials = self._credentials.latest() or await self._credentials.first(timeout)
         reply = await self._pool.post(self._request(operation, body, credentials), timeout)
         checksum = reply.headers.get(b"x-amz-crc32")
         if checksum is not None and checksum != b"%d" % zlib.crc32(reply.body):
@@ -76,9 +76,9 @@ class LeanWire:
         self._note_date(reply)
         return _answer(reply)
 
-    async def renew_credentials(self) -> None:
+    async def renew_credentials(self, timeout: float | None) -> None:
         """See Wire."""
-        await self._credentials.renew()
+        await self._credentials.renew(timeout)
 
     async def close(self) -> None:
         """See Wire."""
@@ -115,16 +115,16 @@ class _RollingCredentials:
             self._start_refresh()
         return self._frozen
 
-    async def first(self) -> FrozenCredentials:
-        """Await the first credentials. Raises ConnectFailed if the provider has none now: nothing was sent."""
-        await self.renew()
+    async def first(self, timeout: float) -> FrozenCredentials:
+        """Await the first credentials. Raises ConnectFailed if the provider has none by then: nothing was sent."""
+        await self.renew(timeout)
         if self._frozen is None:
             raise ConnectFailed("CredentialsUnavailable", "the credential provider failed")
         return self._frozen
 
-    async def renew(self) -> None:
-        """Await an answer of the provider, or its failure."""
-        await asyncio.shield(self._start_refresh())
+    async def renew(self, timeout: float | None) -> None:
+        """Await an answer of the provider, or its failure, for so many seconds."""
+        await asyncio.wait((self._start_refresh(),), timeout=timeout)
 
     async def close(self) -> None:
         """Stop a refresh under way."""

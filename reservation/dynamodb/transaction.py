@@ -125,11 +125,7 @@ async def transact(
 async def read(client: AwsClient, operation: str, request: dict[str, Any], until: float) -> dict[str, Any]:
     """One read, repeated until it is answered. Raises ServiceUnavailable, at `until` at the latest."""
     with told_in_domain_terms(writing=False):
-        try:
-            async with asyncio.timeout(max(0.0, until - time.monotonic())):
-                return await client.call(operation, request, timeout=TRY_SECONDS, deadline=until)
-        except TimeoutError:
-            raise ServiceUnavailable from None
+        return await client.call(operation, request, timeout=TRY_SECONDS, deadline=until, cut_off=True)
 
 
 async def batch_get(

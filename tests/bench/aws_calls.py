@@ -135,7 +135,7 @@ class _Recorder:
         self.requests.append(dict(params))
         return {}
 
-    async def renew_credentials(self) -> None:
+    async def renew_credentials(self, timeout: float | None) -> None:
         """It has none."""
 
     async def close(self) -> None:

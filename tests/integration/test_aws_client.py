@@ -23,7 +23,7 @@ from reservation.aws.errors import (
     TransactionCanceled,
     TransportError,
 )
-from reservation.aws.lean import LeanWire
+from reservation.aws.lean import CredentialSource, LeanWire
 from reservation.aws.session import AwsConfig, connect, session
 from tests.support.hostile import DATE_EPOCH_SECONDS, STORED_ITEM, HostileServer
 
@@ -72,11 +72,19 @@ class FixedCredentials:
         return ReadOnlyCredentials("AKIDEXAMPLE", "y" * 40, None)
 
 
+class SilentProvider:
+    async def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        await asyncio.Event().wait()
+        raise AssertionError("waits for ever")
+
+
 @asynccontextmanager
-async def lean(url: str, jitter: float = 0.0, **options: Any) -> AsyncIterator[AwsClient]:
+async def lean(
+    url: str, jitter: float = 0.0, credentials: CredentialSource | None = None, **options: Any
+) -> AsyncIterator[AwsClient]:
     """A lean client whose every back-off is `jitter` times its greatest."""
     wire = LeanWire(
-        FixedCredentials(),
+        credentials or FixedCredentials(),
         endpoint_url=url,
         region="us-east-1",
         signing_name="dynamodb",
@@ -242,6 +250,20 @@ async def test_a_timed_out_call_never_leaves_its_reply_to_another(server: Hostil
         assert caught.value.code == "ReadTimeout"
         server.release()
         assert await get(client, f"next {number}") == item(f"next {number}")
+
+
+async def test_a_call_that_is_cut_off_ends_with_its_deadline(server: HostileServer, client: AwsClient) -> None:
+    server.plan[:] = ["hold"]
+    with pytest.raises(TransportError):
+        await get(client, timeout=600, deadline=time.monotonic() + 0.2, cut_off=True)
+    server.release()
+
+
+async def test_a_call_waits_for_no_credentials_longer_than_for_an_answer(server: HostileServer) -> None:
+    async with lean(server.url, credentials=SilentProvider()) as client:
+        with pytest.raises(ConnectFailed) as caught:
+            await get(client, timeout=0.01, attempts=1)
+    assert (caught.value.code, server.requests) == ("CredentialsUnavailable", 0)
 
 
 async def test_the_pool_opens_no_more_connections_than_it_may(server: HostileServer, wire: WireName) -> None:

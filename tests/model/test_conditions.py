@@ -58,7 +58,7 @@ class ApplyingWire:
         assert operation == "BatchGetItem"
         return {"Responses": {}}
 
-    async def renew_credentials(self) -> None:
+    async def renew_credentials(self, timeout: float | None) -> None:
         pass
 
     async def close(self) -> None:

@@ -51,7 +51,7 @@ class ReadOnlyWire:
         found = (seen.get(key["reservationId"]["S"]) for key in request["Keys"])
         return {"Responses": {table: [item for item in found if item]}, "UnprocessedKeys": {}}
 
-    async def renew_credentials(self) -> None:
+    async def renew_credentials(self, timeout: float | None) -> None:
         raise AwsError("NotAsked", "there are none")
 
     async def close(self) -> None:

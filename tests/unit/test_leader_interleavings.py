@@ -79,8 +79,8 @@ class SteppedWire:
             except AwsError as verdict:
                 assert verdict.code == "ConditionalCheckFailedException"  # noqa: PT017  which nobody hears
 
-    async def renew_credentials(self) -> None:
-        await self._wire.renew_credentials()
+    async def renew_credentials(self, timeout: float | None) -> None:
+        await self._wire.renew_credentials(timeout)
 
     async def close(self) -> None:
         await self._wire.close()
