@@ -17,6 +17,7 @@ from reservation.domain.errors import (
     InventoryServiceError,
     ReservationExpired,
     SeatUnavailable,
+    ServiceUnavailable,
     UpstreamTimeout,
 )
 from reservation.domain.idempotency import scoped_key
@@ -66,11 +67,11 @@ async def proxy(sale: Sale) -> AsyncIterator[InventoryProxy]:
 async def test_a_hold_that_is_not_answered_in_time_is_undone_on_both_sides(sale: Sale, proxy: InventoryProxy) -> None:
     (seat_id,) = sale.fresh()
     proxy.script(RESERVE, never_answer)
-    seller = sale.seller(channel=proxy.channel, timeout=0.3)
+    seller = sale.seller(channel=proxy.channel, timeout=1.5)
     began = time.monotonic()
     with pytest.raises(InventoryServiceError):
         await seller.create(seat_id, key="key_timeout")
-    assert time.monotonic() - began >= 0.3
+    assert time.monotonic() - began >= 1.5
     (failed,) = await _made_of(sale, seat_id)
     assert (failed.status, failed.version) == (Status.FAILED, 0)
     rows = await sale.own.rows()
@@ -158,8 +159,7 @@ class TestIntents:
     async def _intent(self, sale: Sale, proxy: InventoryProxy, key: str = "", trouble: Trouble = lose_request) -> str:
         held = (await sale.seller().create(*sale.fresh())).reservation
         proxy.always(COMMIT, trouble)
-        with pytest.raises(UpstreamTimeout):
-            await sale.seller(channel=proxy.channel).confirm(held.id, key=key, patience=0.4)
+        await _confirm_in_vain(sale, proxy, held, key=key)
         proxy.always(COMMIT, None)
         return held.id
 
@@ -188,8 +188,7 @@ class TestIntents:
     async def test_its_event_tells_the_trace_of_whoever_began_it(self, sale: Sale, proxy: InventoryProxy) -> None:
         held = (await sale.seller().create(*sale.fresh(), traceparent="trace-create")).reservation
         proxy.always(COMMIT, lose_request)
-        with pytest.raises(UpstreamTimeout):
-            await sale.seller(channel=proxy.channel).confirm(held.id, traceparent="trace-confirm", patience=0.2)
+        await _confirm_in_vain(sale, proxy, held, traceparent="trace-confirm")
         await sale.recover()
         told = [detail["traceparent"] for detail in (await sale.own.rows()).details(held.id)]
         assert told == ["trace-create", "trace-confirm"]
@@ -472,8 +471,7 @@ async def test_a_sale_that_makes_no_sense_is_not_believed(sale: Sale, proxy: Inv
     held = (await sale.seller().create(*sale.fresh())).reservation
     raw = {"no message": b"\xff\xff\xff", "nothing": b""}.get(str(garbage))
     proxy.always(COMMIT, answer(raw if raw is not None else _sold(held, **garbage)))
-    with pytest.raises(UpstreamTimeout):
-        await sale.seller(channel=proxy.channel).confirm(held.id, patience=0.4)
+    await _confirm_in_vain(sale, proxy, held)
     assert (await sale.seller().get(held.id)).status is Status.HOLD
     assert await sale.seat(held.seat_ids[0]) == "HELD"
 
@@ -588,6 +586,16 @@ def _truthfully(sale: Sale) -> Trouble:
         )
 
     return told
+
+
+async def _confirm_in_vain(sale: Sale, proxy: InventoryProxy, held: Reservation, **named: str) -> None:
+    """It is told as an unknown outcome. On a busy machine its time may be up before it has begun: then once more."""
+    seller = sale.seller(channel=proxy.channel)
+    while (await seller.get(held.id)).saga is None:
+        with pytest.raises((UpstreamTimeout, ServiceUnavailable)) as told:
+            await seller.confirm(held.id, patience=0.4, **named)
+        await seller.service.drain()
+    assert told.type is UpstreamTimeout
 
 
 async def _made_of(sale: Sale, seat_id: str) -> list[Reservation]:

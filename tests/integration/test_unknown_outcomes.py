@@ -3,12 +3,13 @@
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from reservation.aws.client import AwsClient
 from reservation.domain import events, model
 from reservation.domain.errors import (
     IdempotencyInProgress,
@@ -20,7 +21,7 @@ from reservation.domain.idempotency import Key
 from reservation.domain.model import Reservation, Status
 from reservation.ports import Recorded
 from tests.support.conflict_proxy import ConflictProxy
-from tests.support.faults import Hold, HoldOngoing, HoldReply, LoseReply, LoseRequest, RejectBefore, Request, Throttle
+from tests.support.faults import Hold, HoldOngoing, HoldReply, LoseReply, LoseRequest, RejectBefore, Request, Swallow, Throttle
 from tests.support.invariants import violations
 from tests.support.store import EVENT, HOLD_MS, NOW, SEATS, Party, Venue, open_venue, soon
 from tests.support.verdicts import EVERYTHING_CONFLICTS, after, script_verdict, transaction, until
@@ -70,15 +71,40 @@ async def heard(call: Awaitable[Any]) -> type[ReservationError]:
     return type(refused.value)
 
 
-async def stopped_until(deadline: float, proxy: ConflictProxy, call: Awaitable[Recorded]) -> Recorded:
-    """`call`, whose transaction reaches DynamoDB only when its time is up."""
+async def heard_in_time(client: AwsClient, call: Callable[[], Awaitable[Any]]) -> type[ReservationError]:
+    """What is heard when each try is answered in its time: on a busy machine one may not be, and then its outcome is
+    unknown."""
+    while True:
+        lost = client.stats["transient"]
+        told = await heard(call())
+        if client.stats["transient"] == lost:
+            return told
+
+
+async def heard_after(pause: Hold | HoldReply, party: Party, call: Callable[[], Awaitable[Recorded]]) -> type[Any]:
+    """What is heard from a call whose transaction has come to `pause`: on a busy machine its time may be up before, and
+    nothing happens."""
+    while True:
+        told = await heard(call())
+        if not pause.reached.is_set():
+            await party.service.drain()
+        if pause.reached.is_set():
+            return told
+
+
+async def at_the_deadline(proxy: ConflictProxy, call: Callable[[float], Awaitable[Recorded]]) -> Recorded:
+    """`call`, of its deadline, whose transaction reaches DynamoDB only when its time is up."""
     stop = Hold()
     proxy.script(transaction, stop)
-    task = asyncio.ensure_future(call)
-    await stop.reached.wait()
-    await until(lambda: time.monotonic() >= deadline)
-    stop.event.set()
-    return await task
+    while True:
+        deadline = soon(0.2)
+        task = asyncio.ensure_future(call(deadline))
+        await until(lambda: task.done() or stop.reached.is_set())  # noqa: B023  # of this turn
+        if stop.reached.is_set():
+            await until(lambda: time.monotonic() >= deadline)  # noqa: B023
+            stop.event.set()
+            return await task
+        assert await heard(task) is ServiceUnavailable  # on a busy machine its time is up before anything is sent
 
 
 class TestACallerThatLeaves:
@@ -155,9 +181,8 @@ class TestAnUnknownOutcome:
             subject = "A-1" if command == "create" else (await party.create("A-1")).reservation.id
             lost = HoldReply()
             proxy.script(transaction, lost)
-            caller = asyncio.ensure_future(getattr(party, command)(subject, key="key_1", patience=0.7))
-            assert await heard(caller) is UpstreamTimeout
-            assert lost.reached.is_set()
+            told = await heard_after(lost, party, lambda: getattr(party, command)(subject, key="key_1", patience=0.7))
+            assert told is UpstreamTimeout
             retrying = party if same_process else venue.party()
             again = await getattr(retrying, command)(subject, key="key_1")
             assert again.replayed
@@ -173,7 +198,8 @@ class TestAnUnknownOutcome:
             party = await knowing(venue.party(client))
             lost = Hold()
             proxy.script(transaction, lost)
-            assert await heard(party.create("A-1", key="key_1", patience=0.7)) is UpstreamTimeout
+            told = await heard_after(lost, party, lambda: party.create("A-1", key="key_1", patience=0.7))
+            assert told is UpstreamTimeout
             first = await venue.party().create("A-1", key="key_1")
             assert not first.replayed
             lost.event.set()
@@ -186,11 +212,12 @@ class TestAnUnknownOutcome:
         """A throttle says nothing of the try before it, whose reply was lost."""
         held = (await venue.party().create("A-1")).reservation
         sold = confirmed(held)
-        async with venue.behind() as (proxy, client):
-            party, deadline = venue.party(client), soon(0.7)
+        async with venue.behind(befalls=lambda _: last) as (proxy, client):
+            store = venue.party(client).store
             proxy.script(transaction, LoseReply())
-            proxy.script(after(deadline, "TransactWriteItems"), last)
-            assert await heard(party.store.advance(held, sold, None, "", deadline)) is UpstreamTimeout
+            while not proxy.stats["reply lost"]:  # on a busy machine the time may be up before anything is sent
+                told = await heard(store.advance(held, sold, None, "", soon(0.7)))
+            assert told is UpstreamTimeout
         assert (await venue.party().get(held.id)).status is Status.CONFIRMED
 
     async def test_a_late_first_try_does_not_take_effect_after_the_second(self, venue: Venue) -> None:
@@ -290,9 +317,12 @@ class TestNoEffect:
         before = await venue.rows()
         async with venue.behind(throttle=1.0) as (_, client):
             store = venue.party(client).store
-            assert await heard(store.hold(draft_of("A-2"), KEY, "", soon(0.3))) is ServiceUnavailable
-            assert await heard(store.advance(held, sold, KEY, "", soon(0.3))) is ServiceUnavailable
-            assert await heard(store.find(held.id, soon(0.3))) is ServiceUnavailable
+            calls: list[Callable[[], Awaitable[Any]]] = [
+                lambda: store.hold(draft_of("A-2"), KEY, "", soon(0.3)),
+                lambda: store.advance(held, sold, KEY, "", soon(0.3)),
+                lambda: store.find(held.id, soon(0.3)),
+            ]
+            assert [await heard_in_time(client, call) for call in calls] == [ServiceUnavailable] * 3
         assert await venue.rows() == before
 
     async def test_a_deadline_that_has_passed_sends_nothing(self, venue: Venue) -> None:
@@ -309,17 +339,23 @@ class TestNoEffect:
             proxy.script(transaction, other)
             winner = asyncio.ensure_future(party.create("A-1", user="user_2"))
             await other.reached.wait()
-            call = party.store.hold(draft_of("A-1"), None, "", deadline := soon(0.7))
-            assert await heard(stopped_until(deadline, proxy, call)) is ServiceUnavailable
+
+            def late() -> Awaitable[Recorded]:
+                return at_the_deadline(proxy, lambda until: party.store.hold(draft_of("A-1"), None, "", until))
+
+            assert await heard_in_time(client, late) is ServiceUnavailable
             other.event.set()
             await winner
 
-    async def test_a_read_that_is_not_answered_changes_nothing_and_says_so(self, venue: Venue) -> None:
-        held = (await venue.party().create("A-1")).reservation
-        async with venue.behind() as (proxy, client):
-            deadline = soon(0.7)
-            proxy.script(after(deadline, "Query"), LoseRequest())
-            assert await heard(venue.party(client).store.find(held.id, deadline)) is ServiceUnavailable
+    @pytest.mark.parametrize("fault", [LoseRequest, Swallow])
+    async def test_a_read_that_is_not_answered_changes_nothing_and_says_so(
+        self, venue: Venue, fault: type[LoseRequest | Swallow]
+    ) -> None:
+        held, silence = (await venue.party().create("A-1")).reservation, fault()
+        async with venue.behind(befalls=lambda _: silence) as (proxy, client):
+            store = venue.party(client).store
+            while not proxy.stats["Query"]:  # on a busy machine the time may be up before anything is sent
+                assert await heard(store.find(held.id, soon(0.3))) is ServiceUnavailable
 
 
 class TestAKeyInUse:
@@ -332,16 +368,20 @@ class TestAKeyInUse:
             store = venue.party(client).store
             other = HoldOngoing()
             proxy.script(transaction, other)
-            deadline = soon(0.7)
             if command == "create":
                 first = store.hold(draft_of("A-2", "rsv_other"), KEY, "", soon())
-                second = store.hold(draft_of("A-2"), KEY, "", deadline)
             else:
                 first = store.advance(held, replace(sold, op_id="op_other"), KEY, "", soon())
-                second = store.advance(held, sold, KEY, "", deadline)
+
+            def second(until: float) -> Awaitable[Recorded]:
+                if command == "create":
+                    return store.hold(draft_of("A-2"), KEY, "", until)
+                return store.advance(held, sold, KEY, "", until)
+
             winner = asyncio.ensure_future(first)
             await other.reached.wait()
-            assert await heard(stopped_until(deadline, proxy, second)) is IdempotencyInProgress
+            told = await heard_in_time(client, lambda: at_the_deadline(proxy, second))
+            assert told is IdempotencyInProgress
             other.event.set()
             assert not (await winner).replayed
 
@@ -354,10 +394,10 @@ class TestAKeyInUse:
             proxy.script(transaction, other)
             winner = asyncio.ensure_future(one.create("A-1", key="key_1"))
             await other.reached.wait()
-            deadline = soon(patience := 1.5)
-            hasty = asyncio.ensure_future(two.create("A-1", key="key_1", patience=patience))
+            hasty = asyncio.ensure_future(two.create("A-1", key="key_1", patience=0.3))
             patient = asyncio.ensure_future(two.create("A-1", key="key_1"))
-            assert await heard(stopped_until(deadline, proxy, hasty)) in (IdempotencyInProgress, UpstreamTimeout)
+            # The third of these, if on a busy machine the time is up before anything is sent.
+            assert await heard(hasty) in (IdempotencyInProgress, UpstreamTimeout, ServiceUnavailable)
             other.event.set()
             assert (await patient).replayed
             assert not (await winner).replayed

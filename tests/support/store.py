@@ -15,7 +15,7 @@ from aiobotocore.session import AioSession
 from reservation.aws.client import AwsClient
 from reservation.aws.session import AwsConfig, connect, session
 from reservation.domain.commands import Cancel, Commit, Confirm, Create, Extend, Release, Reserve
-from reservation.domain.errors import ServiceUnavailable
+from reservation.domain.errors import ServiceUnavailable, UpstreamTimeout
 from reservation.domain.model import Event, Metadata, Money, Reservation, Seat, Wish
 from reservation.dynamodb.events import EventImport
 from reservation.dynamodb.halls import Halls
@@ -160,13 +160,14 @@ def soon(seconds: float = 10.0) -> float:
 
 
 async def in_the_last_moment(command: Callable[[], Awaitable[Recorded]]) -> Recorded:
-    """The answer of a command whose hold has a millisecond left. No try may begin after that, and on a busy machine the
-    first one may not have begun by then: nothing happened, and by a clock that stands still it is not too late yet."""
+    """The answer of a command whose hold has a moment left. No try may begin after that. On a busy machine the first one
+    may not have begun by then, or not be answered in its time: by a clock that stands still it is not too late yet, and
+    equal commands are answered alike."""
     until = soon()
     while True:
         try:
             return await command()
-        except ServiceUnavailable:
+        except (ServiceUnavailable, UpstreamTimeout):
             assert time.monotonic() < until
 
 
