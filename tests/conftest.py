@@ -1,6 +1,7 @@
 """Backends for every test: each starts once a run, and only if a test asks for it."""
 
 import signal
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -48,6 +49,14 @@ def aws_credentials() -> Iterator[None]:
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
             environment.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture
+def deaf_port() -> Iterator[int]:
+    """A port of this machine on which nobody listens: it is kept, so that nobody else is given it meanwhile."""
+    with socket.socket() as kept:
+        kept.bind(("127.0.0.1", 0))
+        yield kept.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

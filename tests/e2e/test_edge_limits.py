@@ -96,9 +96,9 @@ async def test_what_a_full_service_has_no_place_for_is_refused_and_holders_of_se
         assert all(answer.is_success for answer in await asyncio.gather(*under_way))
 
 
-async def test_a_service_that_is_down_is_not_full_however_many_ask(unused_tcp_port: int) -> None:
+async def test_a_service_that_is_down_is_not_full_however_many_ask(deaf_port: int) -> None:
     """Most of them are not tried again, because too many would be."""
-    async with edge_over(unused_tcp_port) as edge, httpx.AsyncClient(base_url=edge.url, timeout=10) as rest:
+    async with edge_over(deaf_port) as edge, httpx.AsyncClient(base_url=edge.url, timeout=10) as rest:
         answers = await asyncio.gather(*(rest.post(CREATE, json={}) for _ in range(40)))
         retries = await stats(edge, "cluster.grpc_upstream.upstream_rq_retry_overflow")
     assert sum(retries.values()) > 0, "nothing has overflowed"

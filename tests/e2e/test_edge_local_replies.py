@@ -126,8 +126,8 @@ async def test_an_escaped_slash_and_an_underscore_in_a_header_name_are_refused(w
     assert (underscore.status_code, underscore.json()["error"]["code"]) == (400, "INVALID_REQUEST")
 
 
-async def test_a_service_that_is_down_is_503_and_unavailable(unused_tcp_port: int) -> None:
-    async with edge_over(unused_tcp_port) as edge:
+async def test_a_service_that_is_down_is_503_and_unavailable(deaf_port: int) -> None:
+    async with edge_over(deaf_port) as edge:
         async with httpx.AsyncClient(base_url=edge.url, headers=TRACEPARENT) as rest:
             answer = await rest.post("/v1/reservations", json={})
         check_error(answer, 503, "SERVICE_UNAVAILABLE", "/v1/reservations", TRACE_ID)

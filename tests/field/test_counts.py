@@ -104,7 +104,7 @@ async def test_each_end_of_a_hold_counts_once_however_often_it_is_told(venue: Ve
     https://github.com/HiEventsDev/Hi.Events/pull/1072"""
     held = (await venue.party().create("A-1", "A-2")).reservation
     before = len(SEATS) - 2
-    async with venue.behind(hold=0.004) as (proxy, client):
+    async with venue.behind(hold=0.004, unhurried=True) as (proxy, client):
         parties = [venue.party(client) for _ in range(PROCESSES)]
         if command == "expire":
             venue.clock.advance(HOLD_MS)

@@ -129,7 +129,7 @@ async def test_a_refusal_for_time_that_cannot_be_recorded_is_not_told(stage: Sta
     """It would not be final: the caller is told to come again."""
     held = (await stage.direct.create("A-1")).reservation
     stage.venue.clock.advance(HOLD_MS)
-    async with stage.venue.behind(throttle=1.0) as (_, client):
+    async with stage.venue.behind(throttle=1.0, unhurried=True) as (_, client):
         store = stage.venue.party(client).store
         after = model.expire(held, now=NOW + HOLD_MS, op_id="op_settle")
         assert after is not None
@@ -241,7 +241,7 @@ async def test_no_try_of_a_confirm_begins_after_the_end_of_its_hold(stage: Stage
     stage.venue.clock.advance(HOLD_MS - 100)
     sold = model.confirm(held, payment_intent_id="pay_1", now=NOW, op_id="op_1")
     assert sold is not None
-    async with stage.venue.behind(throttle=1.0) as (_, client):
+    async with stage.venue.behind(throttle=1.0, unhurried=True) as (_, client):
         with pytest.raises(ServiceUnavailable):
             await stage.venue.party(client).store.advance(held, sold, None, "", soon(3600))
 

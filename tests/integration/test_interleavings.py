@@ -328,7 +328,7 @@ class TestOwnSuccess:
         await stage.direct.cancel(draft.id)
         if taken:
             await stage.direct.create("A-1", "A-2", user="user_2")
-        assert await stage.one.store.hold(draft, None, "", soon(1.0)) == Recorded(draft)
+        assert await stage.one.store.hold(draft, None, "", soon()) == Recorded(draft)
 
     @pytest.mark.parametrize("command", ["confirm", "cancel", "extend"])
     async def test_a_reservation_that_shows_the_own_operation_is_the_own_success(

@@ -89,7 +89,7 @@ async def pair(ministack_url: str) -> AsyncIterator[Pair]:
 async def test_seats_are_held_refused_sold_and_returned_through_the_other_service(pair: Pair) -> None:
     channel = pair.seller.channel
     sold_id, returned_id = pair.seller.fresh_seats(2)
-    created = (await call(channel, create_request([sold_id]))).message
+    created = (await _at_last(pair.seller, create_request([sold_id], idempotency_key="key_first"))).message
     assert (created.seat_ids, created.total_amount.amount) == ([sold_id], 120_000)
     refused = await refusal(call(channel, create_request([sold_id, returned_id])))
     assert (refused.reason, refused.facts["seat_ids"]) == ("SEAT_UNAVAILABLE", sold_id)

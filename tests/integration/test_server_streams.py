@@ -193,7 +193,7 @@ async def test_a_callers_deadline_ends_its_stream_and_closes_the_handler() -> No
             closed.set()
 
     async with serving_stream(endless) as begin:
-        call = begin(timeout=1)
+        call = begin(timeout=2.5)
         assert await call.read() == HOLD
         with pytest.raises(grpc.aio.AioRpcError) as ended:
             await call.read()

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,8 +221,11 @@ async def test_seats_of_a_remote_inventory_are_sold_over_mutual_tls(secured: Sec
         grpc_client_inventory_service_key_file=key,
     )
     await make_tables(sellers)
-    async with serving(sellers) as seller:
-        assert await hold(seller.channel, secured.system.fresh_seats(1))
+    async with serving(sellers) as seller, asyncio.timeout(30):
+        held = ""
+        while not held:  # what is slow on a busy machine is refused like what is not believed
+            with suppress(grpc.aio.AioRpcError):
+                held = await hold(seller.channel, secured.system.fresh_seats(1))
     stranger = Authority().write(tmp_path, "stranger")
     async with serving(sellers.model_copy(update={"grpc_client_inventory_service_ca_file": stranger})) as seller:
         refused = await refusal(hold(seller.channel, secured.system.fresh_seats(1)))

@@ -167,10 +167,10 @@ async def test_a_trace_goes_on_in_the_inventory_of_another_service(traced: Trace
     assert there[-1] == hold_there
 
 
-async def test_a_service_without_a_collector_starts_serves_and_stops(ministack_url: str, unused_tcp_port: int) -> None:
+async def test_a_service_without_a_collector_starts_serves_and_stops(ministack_url: str, deaf_port: int) -> None:
     settings = own_settings(
         ministack_url,
-        otel_exporter_otlp_endpoint=f"http://127.0.0.1:{unused_tcp_port}",
+        otel_exporter_otlp_endpoint=f"http://127.0.0.1:{deaf_port}",
         otel_traces_sampler_arg=1,
         shards=1,
     )

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from reservation.aws.client import AwsClient
 from reservation.domain import events, model
 from reservation.domain.errors import (
     IdempotencyInProgress,
@@ -71,16 +70,6 @@ async def heard(call: Awaitable[Any]) -> type[ReservationError]:
     return type(refused.value)
 
 
-async def heard_in_time(client: AwsClient, call: Callable[[], Awaitable[Any]]) -> type[ReservationError]:
-    """What is heard when each try is answered in its time: on a busy machine one may not be, and then its outcome is
-    unknown."""
-    while True:
-        lost = client.stats["transient"]
-        told = await heard(call())
-        if client.stats["transient"] == lost:
-            return told
-
-
 async def heard_after(pause: Hold | HoldReply, party: Party, call: Callable[[], Awaitable[Recorded]]) -> type[Any]:
     """What is heard from a call whose transaction has come to `pause`: on a busy machine its time may be up before, and
     nothing happens."""
@@ -136,7 +125,7 @@ class TestACallerThatLeaves:
         assert stored["status"] == {"S": status}
 
     async def test_another_caller_with_the_same_key_hears_what_became_of_it(self, venue: Venue) -> None:
-        async with venue.behind() as (proxy, client):
+        async with venue.behind(unhurried=True) as (proxy, client):
             party = await knowing(venue.party(client))
             stop = HoldReply()
             proxy.script(transaction, stop)
@@ -315,14 +304,11 @@ class TestNoEffect:
         held = (await venue.party().create("A-1")).reservation
         sold = confirmed(held)
         before = await venue.rows()
-        async with venue.behind(throttle=1.0) as (_, client):
+        async with venue.behind(throttle=1.0, unhurried=True) as (_, client):
             store = venue.party(client).store
-            calls: list[Callable[[], Awaitable[Any]]] = [
-                lambda: store.hold(draft_of("A-2"), KEY, "", soon(0.3)),
-                lambda: store.advance(held, sold, KEY, "", soon(0.3)),
-                lambda: store.find(held.id, soon(0.3)),
-            ]
-            assert [await heard_in_time(client, call) for call in calls] == [ServiceUnavailable] * 3
+            assert await heard(store.hold(draft_of("A-2"), KEY, "", soon(0.3))) is ServiceUnavailable
+            assert await heard(store.advance(held, sold, KEY, "", soon(0.3))) is ServiceUnavailable
+            assert await heard(store.find(held.id, soon(0.3))) is ServiceUnavailable
         assert await venue.rows() == before
 
     async def test_a_deadline_that_has_passed_sends_nothing(self, venue: Venue) -> None:
@@ -333,17 +319,14 @@ class TestNoEffect:
 
     async def test_seats_in_conflict_at_the_deadline_are_no_refusal(self, venue: Venue) -> None:
         """Nobody knows yet whether the other will get them."""
-        async with venue.behind() as (proxy, client):
+        async with venue.behind(unhurried=True) as (proxy, client):
             party = await knowing(venue.party(client))
             other = HoldOngoing()
             proxy.script(transaction, other)
             winner = asyncio.ensure_future(party.create("A-1", user="user_2"))
             await other.reached.wait()
-
-            def late() -> Awaitable[Recorded]:
-                return at_the_deadline(proxy, lambda until: party.store.hold(draft_of("A-1"), None, "", until))
-
-            assert await heard_in_time(client, late) is ServiceUnavailable
+            call = at_the_deadline(proxy, lambda until: party.store.hold(draft_of("A-1"), None, "", until))
+            assert await heard(call) is ServiceUnavailable
             other.event.set()
             await winner
 
@@ -364,7 +347,7 @@ class TestAKeyInUse:
         """The other one, with the same key, has been begun and neither applied nor refused."""
         held = (await venue.party().create("A-1")).reservation
         sold = confirmed(held)
-        async with venue.behind() as (proxy, client):
+        async with venue.behind(unhurried=True) as (proxy, client):
             store = venue.party(client).store
             other = HoldOngoing()
             proxy.script(transaction, other)
@@ -380,8 +363,7 @@ class TestAKeyInUse:
 
             winner = asyncio.ensure_future(first)
             await other.reached.wait()
-            told = await heard_in_time(client, lambda: at_the_deadline(proxy, second))
-            assert told is IdempotencyInProgress
+            assert await heard(at_the_deadline(proxy, second)) is IdempotencyInProgress
             other.event.set()
             assert not (await winner).replayed
 

@@ -55,7 +55,7 @@ class Market:
 
 @pytest.fixture
 async def market(backend_url: str) -> AsyncIterator[Market]:
-    faults = {"hold": 0.008, "throttle": 0.05, "lose_reply": 0.05, "rng": random.Random(1)}
+    faults: dict[str, Any] = {"hold": 0.008, "throttle": 0.05, "lose_reply": 0.05, "rng": random.Random(1)}
     async with open_venue(backend_url) as venue, venue.behind(**faults) as (proxy, _):
         await venue.sell(ON_SALE, SALE)
         market = Market(venue, proxy, [])

@@ -1,6 +1,6 @@
 """Clients of the emulators, as quickly made as possible, and SQS queues as consumers of our events read them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache
 from typing import Any
@@ -14,6 +14,7 @@ from reservation.aws.lean import LeanWire
 from reservation.aws.session import AwsConfig, session
 
 REGION = "us-east-1"
+_ALL_THE_TIME_SECONDS = 100.0
 
 _PROTOCOLS = {"dynamodb": ("DynamoDB_20120810", "1.0"), "events": ("AWSEvents", "1.1")}
 
@@ -23,11 +24,19 @@ class _Credentials:
         return ReadOnlyCredentials("local", "local", None)
 
 
-def quick_wire(service: str, url: str) -> LeanWire:
+class UnhurriedWire(LeanWire):
+    """Its tries have all the time that they need. For tests that count tries, or say what is told of each: a machine
+    that stands still for a second ends none of them."""
+
+    async def send(self, operation: str, params: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+        return await super().send(operation, params, _ALL_THE_TIME_SECONDS)
+
+
+def quick_wire(service: str, url: str, kind: type[LeanWire] = LeanWire) -> LeanWire:
     """The lean wire as reservation.aws.session makes it, without the half second in which aiobotocore reads the
     description of the service."""
     target_prefix, json_version = _PROTOCOLS[service]
-    return LeanWire(
+    return kind(
         _Credentials(),
         endpoint_url=url,
         region=REGION,

@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Processes `one` and `two` behind one scripted endpoint, `direct` beside it; all know the facts of the seats."""
+    """Processes `one` and `two` behind one scripted endpoint, which may take its time, `direct` beside it; all know the
+    facts of the seats."""
 
     venue: Venue
     proxy: ConflictProxy
@@ -49,7 +50,7 @@ class Stage:
 @asynccontextmanager
 async def open_stage(url: str) -> AsyncIterator[Stage]:
     """On the emulator at `url`. Raises AssertionError if in the end the tables are not as they must be."""
-    async with open_venue(url) as venue, venue.behind() as (proxy, client):
+    async with open_venue(url) as venue, venue.behind(unhurried=True) as (proxy, client):
         stage = Stage(venue, proxy, venue.party(client), venue.party(client), venue.party())
         for party in (stage.one, stage.two, stage.direct):
             await party.inventory.facts(EVENT.id, [seat.id for seat in SEATS], soon())

@@ -26,6 +26,7 @@ from reservation.dynamodb.tables import Tables, create_tables
 from reservation.holds import Holds
 from reservation.ports import Recorded
 from reservation.service import Policy, Reservations
+from tests.support.aws import UnhurriedWire, quick_wire
 from tests.support.conflict_proxy import ConflictProxy
 from tests.support.invariants import Rows
 
@@ -160,9 +161,9 @@ def soon(seconds: float = 10.0) -> float:
 
 
 async def in_the_last_moment(command: Callable[[], Awaitable[Recorded]]) -> Recorded:
-    """The answer of a command whose hold has a moment left. No try may begin after that. On a busy machine the first one
-    may not have begun by then, or not be answered in its time: by a clock that stands still it is not too late yet, and
-    equal commands are answered alike."""
+    """The answer of a command whose hold has a moment left. No try may begin after that. On a busy machine the first
+    one may not have begun by then, or not be answered in its time: by a clock that stands still it is not too late yet,
+    and equal commands are answered alike."""
     until = soon()
     while True:
         try:
@@ -227,12 +228,20 @@ class Venue:
         return client
 
     @asynccontextmanager
-    async def behind(self, **settings: Any) -> AsyncIterator[tuple[ConflictProxy, AwsClient]]:
+    async def behind(
+        self, *, unhurried: bool = False, **settings: Any
+    ) -> AsyncIterator[tuple[ConflictProxy, AwsClient]]:
         """A conflict proxy before the emulator and a client of it; transactions take no time unless `settings` say
-        so. At the end every command under way has landed."""
+        so. `unhurried`: no try of that client ends because it takes long. At the end every command under way has
+        landed."""
         async with ConflictProxy(self.url, **{"hold": 0.0, **settings}) as proxy:
-            yield proxy, await self.connect(proxy.url)
+            yield proxy, self._unhurried(proxy.url) if unhurried else await self.connect(proxy.url)
             await self.drain()
+
+    def _unhurried(self, url: str) -> AwsClient:
+        client = AwsClient(quick_wire("dynamodb", url, UnhurriedWire))
+        self._clients.append(client)
+        return client
 
     async def sell(self, seats: Sequence[Seat] = SEATS, event: Event = EVENT) -> None:
         await EventImport(self.client, self.tables.inventory).run(event, seats, lambda _: None)
