@@ -8,6 +8,7 @@ import asyncio
 import http.client
 import importlib.util
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
@@ -195,10 +197,34 @@ def _open_log(path: Path | None) -> BinaryIO:
 
 def free_port(host: str, port: int = 0) -> int:
     """`port`, or one that is free now if it is 0; raises ServerStartError when somebody listens on it."""
+    if not port:
+        (port,) = free_ports(host, 1)
+    elif taken := _taken(host, port):
+        raise ServerStartError(f"{host}:{port} cannot be used: {taken}")
+    return port
+
+
+_GIVEN_TO_NOBODY = range(20_000, 32_000)
+"""Linux gives ports from 32768 on to outgoing connections and to those who listen on any port
+(https://www.kernel.org/doc/html/latest/networking/ip-sysctl.html, ip_local_port_range): one of those might be taken
+before the server listens that is told to."""
+
+
+def free_ports(host: str, number: int) -> list[int]:
+    """So many different ones that are free now. Raises ServerStartError when there are not as many."""
+    shuffled = random.SystemRandom().sample(_GIVEN_TO_NOBODY, len(_GIVEN_TO_NOBODY))
+    found = list(islice((port for port in shuffled if not _taken(host, port)), number))
+    if len(found) < number:
+        raise ServerStartError(f"{host} has no {number} free ports")
+    return found
+
+
+def _taken(host: str, port: int) -> str:
+    """Why it cannot be used now, in a few words; "": it can."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as taken:
-            raise ServerStartError(f"{host}:{port} cannot be used: {taken.strerror}") from taken
-        return int(probe.getsockname()[1])
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from reservation import probe
-from reservation.ministack import WATCHDOG, free_port
+from reservation.ministack import WATCHDOG, free_ports
 
 START_SECONDS = 60.0
 # Longer than a drain and the hand-over of the leases take.
@@ -44,7 +44,8 @@ async def running(number: int, environment: Mapping[str, str]) -> AsyncIterator[
 
     Raises ProcessEnded when one ends before: it interrupts the block.
     """
-    doors = tuple(Doors(free_port(_HOST), free_port(_HOST)) for _ in range(number))
+    ports = iter(free_ports(_HOST, 2 * number))
+    doors = tuple(Doors(grpc_port, metrics_port) for grpc_port, metrics_port in zip(ports, ports, strict=True))
     async with AsyncExitStack() as stack:
         processes = [await stack.enter_async_context(_started(each, environment)) for each in doors]
         try:

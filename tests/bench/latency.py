@@ -19,7 +19,7 @@ import httpx
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
-from reservation.ministack import free_port
+from reservation.ministack import free_ports
 from tests.bench import processes
 from tests.bench.callers import Callers, Load, Made, callers
 from tests.bench.figures import Figure, failed, figure, middle, percentile
@@ -102,7 +102,7 @@ async def _round(stage: _Stage) -> _Round:
 
 @asynccontextmanager
 async def _stage(directory: Path) -> AsyncIterator[_Stage]:
-    port, metrics_port = free_port("127.0.0.1"), free_port("127.0.0.1")
+    port, metrics_port = free_ports("127.0.0.1", 2)
     async with key_server(directory, SigningKey.new("bench", "RS256")) as issuer, AsyncExitStack() as stack:
         with _on_core(1):
             sink = processes.printing_its_port("tests.bench.sink", "0", str(_STORE_MS))

@@ -2,20 +2,19 @@
 
 import asyncio
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import grpc
 import psutil
 
 from reservation.api.server import SERVING
+from reservation.ministack import free_port
 from tests.support.system import becomes, watch_health
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,16 +67,6 @@ async def answers(address: str) -> None:
         await becomes(watch_health(channel, ""), SERVING)
 
 
-def _kept_port() -> int:
-    """A free port that stays free while nobody listens on it. Outgoing connections are given ports from 32768 on by
-    Linux: one of those could be taken between two starts."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
 class KillableService:
     """`reservation serve` on a port of its own, which it keeps over its starts. Its log goes to the end of the file
     `log`, or is dropped. `module`: what is run in its place, with arguments."""
@@ -89,7 +78,7 @@ class KillableService:
         module: Sequence[str] = ("reservation", "serve"),
         log: Path = Path(os.devnull),
     ) -> None:
-        port = _kept_port()
+        port = free_port("127.0.0.1")
         self.address = f"127.0.0.1:{port}"
         self._command = (sys.executable, "-m", *module)
         self._log = log

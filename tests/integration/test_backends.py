@@ -6,14 +6,14 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from reservation.ministack import Ministack, ServerProcess, ServerStartError, free_port, running
+from reservation.ministack import Ministack, ServerProcess, ServerStartError, free_port, free_ports, running
 
 pytest_plugins = "pytester"
 
@@ -81,6 +81,14 @@ def test_a_taken_port_is_an_error_that_names_it() -> None:
         port = listener.getsockname()[1]
         with pytest.raises(ServerStartError, match=rf"127\.0\.0\.1:{port} cannot be used"):
             Ministack(port=port)
+
+
+def test_free_ports_are_different_ones_that_nobody_is_given_meanwhile() -> None:
+    ports = free_ports("127.0.0.1", 20)
+    with ExitStack() as listeners, socket.create_server(("127.0.0.1", 0)) as given:
+        for port in ports:
+            listeners.enter_context(socket.create_server(("127.0.0.1", port)))
+        assert max(ports) < given.getsockname()[1]
 
 
 def test_a_server_that_ends_at_its_start_shows_the_end_of_its_output() -> None:
