@@ -17,8 +17,9 @@ from reservation.dynamodb.items import dead_letter_partition, outbox_row_to_item
 from reservation.dynamodb.outbox import DeadLetter, Outbox, UnreadableRow
 from tests.support.aws import REGION
 from tests.support.conflict_proxy import ConflictProxy
-from tests.support.faults import Answer, Hold, LoseReply, RejectBefore, Request
+from tests.support.faults import Answer, Hold, HoldOngoing, LoseReply, RejectBefore, Request
 from tests.support.outbox import NOW, SHARD, OutboxTable, outbox_table, row, rows
+from tests.support.verdicts import until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -199,9 +200,13 @@ async def test_a_move_that_fails_changes_nothing(table: OutboxTable, move: str) 
 
 async def test_a_move_waits_for_another_transaction_on_the_row(table: OutboxTable) -> None:
     await table.write(row("a"))
-    async with through_proxy(table, hold=0.02) as (proxy, outbox):
-        moves = await asyncio.gather(*(outbox.bury(row("a"), "InvalidArgument", "", NOW) for _ in range(4)))
-        assert proxy.stats["conflict"] > 0
+    async with through_proxy(table) as (proxy, outbox):
+        ongoing = HoldOngoing()
+        proxy.script(is_("TransactWriteItems"), ongoing)
+        moving = asyncio.gather(*(outbox.bury(row("a"), "InvalidArgument", "", NOW) for _ in range(4)))
+        await until(lambda: proxy.stats["conflict"] >= 3)
+        ongoing.event.set()
+        moves = await moving
     assert sorted(moves) == [False] * 3 + [True]
 
 

@@ -48,7 +48,7 @@ async def test_the_last_seat_is_sold_once_on_every_path(venue: Venue, path: str)
     processes are on their way before one is carried out, and the others arrive after it."""
     seat, more = PATHS[path]
     await venue.sell([seat], LAST)
-    async with venue.behind(hold=0.004, unhurried=True) as (proxy, client):
+    async with venue.behind(hold=0.004) as (proxy, client):
         race = [Hold() for _ in range(PROCESSES)]
         for each in race:
             proxy.script(transaction, each)
@@ -72,7 +72,7 @@ async def test_the_last_seat_is_sold_once_on_every_path(venue: Venue, path: str)
 
 async def test_the_last_seat_is_one_customers_however_often_it_asks(venue: Venue) -> None:
     """As above, by one key: https://github.com/fossasia/eventyay/issues/1359"""
-    async with venue.behind(hold=0.004, unhurried=True) as (_, client):
+    async with venue.behind(hold=0.004) as (_, client):
         parties = [venue.party(client) for _ in range(PROCESSES)]
 
         def asking(party: Party) -> Awaitable[Recorded]:
