@@ -24,8 +24,8 @@ from reservation.eventbridge import (
     subscribe_queue,
 )
 from tests.support.aws import REGION, admin_client, quick_client, received
-from tests.support.event_bus_proxy import FOR_EVER, Entry, EventBusProxy
-from tests.support.faults import Answer, Hold, HoldReply, LoseReply, RejectBefore, Throttle
+from tests.support.event_bus_proxy import Entry, EventBusProxy
+from tests.support.faults import FOR_EVER, Answer, Hold, HoldReply, LoseReply, RejectBefore, Throttle
 
 pytestmark = pytest.mark.timeout(60)
 

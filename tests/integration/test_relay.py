@@ -23,8 +23,8 @@ from reservation.dynamodb.outbox import OutboxRow
 from reservation.eventbridge import EventBridge, Refused, create_bus, subscribe_queue
 from tests.support.aws import admin_client, quick_client, received
 from tests.support.conflict_proxy import ConflictProxy
-from tests.support.event_bus_proxy import FOR_EVER, Entry, EventBusProxy, first_deliveries, message_id
-from tests.support.faults import Answer, Fault, Hold, HoldReply, LoseRequest, RejectBefore, Request, Throttle
+from tests.support.event_bus_proxy import Entry, EventBusProxy, first_deliveries, message_id
+from tests.support.faults import FOR_EVER, Answer, Fault, Hold, HoldReply, LoseRequest, RejectBefore, Request, Throttle
 from tests.support.outbox import NOW, SHARD, OutboxTable, StandingTime, outbox_table, row, rows
 
 pytestmark = pytest.mark.timeout(30)

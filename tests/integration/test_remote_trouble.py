@@ -26,7 +26,7 @@ from reservation.dynamodb.items import reservation_from_item, running_to_item, s
 from reservation.gen.com.traffic_tacos.reservation import v1 as messages
 from reservation.inventory.breaker import CircuitOpen
 from reservation.service import CONFIRM
-from tests.support.faults import Hold
+from tests.support.faults import FOR_EVER, Hold
 from tests.support.inventory_proxy import (
     Delay,
     InventoryProxy,
@@ -41,7 +41,7 @@ from tests.support.inventory_proxy import (
 )
 from tests.support.remote import Sale, Seller, open_sale, settled
 from tests.support.store import HOLD_MS, SKEW_MS, soon
-from tests.support.verdicts import CONFLICT, EVERYTHING_CONFLICTS, after, failed, script_verdict, transaction
+from tests.support.verdicts import CONFLICT, EVERYTHING_CONFLICTS, failed, script_verdict, transaction
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -229,9 +229,9 @@ class TestIntents:
         async with sale.own.behind() as (dynamodb, client):
             late = Hold()
             dynamodb.script(transaction, late)
-            script_verdict(dynamodb, EVERYTHING_CONFLICTS, after(soon(1.5), "TransactWriteItems"))
+            script_verdict(dynamodb, EVERYTHING_CONFLICTS, times=FOR_EVER)
             with pytest.raises(UpstreamTimeout):
-                await sale.seller(client=client).confirm(held.id, patience=1.2)
+                await sale.seller(client=client).confirm(held.id, patience=1.7)
             late.event.set()
             while (await sale.seller().get(held.id)).saga is None:
                 pass

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -20,10 +21,21 @@ from reservation.domain.idempotency import Key
 from reservation.domain.model import Reservation, Status
 from reservation.ports import Recorded
 from tests.support.conflict_proxy import ConflictProxy
-from tests.support.faults import Hold, HoldOngoing, HoldReply, LoseReply, LoseRequest, RejectBefore, Request, Swallow, Throttle
+from tests.support.faults import (
+    FOR_EVER,
+    Hold,
+    HoldOngoing,
+    HoldReply,
+    LoseReply,
+    LoseRequest,
+    RejectBefore,
+    Request,
+    Swallow,
+    Throttle,
+)
 from tests.support.invariants import violations
 from tests.support.store import EVENT, HOLD_MS, NOW, SEATS, Party, Venue, open_venue, soon
-from tests.support.verdicts import EVERYTHING_CONFLICTS, after, script_verdict, transaction, until
+from tests.support.verdicts import EVERYTHING_CONFLICTS, script_verdict, transaction, until
 
 KEY = Key("key_1", "fingerprint_1")
 
@@ -247,14 +259,18 @@ class TestAnUnknownOutcome:
         """Of what was sent last it is certain that nothing happened, and not of what was sent first."""
         held = (await venue.party().create("A-1")).reservation
         async with venue.behind() as (proxy, client):
-            store, deadline = venue.party(client).store, soon(1.3)
-            late, last = Hold(), after(deadline, "TransactWriteItems")
+            store, deadline = venue.party(client).store, soon(1.7)
+            late, more = Hold(), itertools.count()
             proxy.script(transaction, late)
             if busy == "throttled":
-                script_verdict(proxy, EVERYTHING_CONFLICTS)
-                proxy.script(last, Throttle())
+
+                def once(request: Request) -> bool:
+                    return transaction(request) and next(more) == 0
+
+                script_verdict(proxy, EVERYTHING_CONFLICTS, once, times=FOR_EVER)
+                proxy.script(transaction, Throttle(), times=FOR_EVER)
             else:
-                script_verdict(proxy, EVERYTHING_CONFLICTS, last)
+                script_verdict(proxy, EVERYTHING_CONFLICTS, times=FOR_EVER)
             if command == "create":
                 call, seat_id, becomes = store.hold(draft_of("A-2"), None, "", deadline), "A-2", "HELD"
             else:

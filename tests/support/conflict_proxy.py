@@ -21,7 +21,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Self
@@ -30,7 +30,7 @@ import orjson
 import uvloop
 
 from tests.support import faults
-from tests.support.faults import Fault, Request, cancellation_body, error_body
+from tests.support.faults import FOR_EVER, Fault, Request, cancellation_body, error_body
 from tests.support.http_exchange import Message, Upstream, caller_of, deliver, hang_up, read_message
 from tests.support.ongoing_writes import SINGLE_WRITES, Key, OngoingWrites, item_keys, key_attributes_of
 
@@ -39,6 +39,13 @@ _DATA_PLANE = _WRITES | {"GetItem", "BatchGetItem", "Query", "Scan", "TransactGe
 
 _CONFLICT = {"Code": "TransactionConflict", "Message": "Transaction is ongoing for the item"}
 _NO_REASON = {"Code": "None"}
+
+
+@dataclass(slots=True)
+class _Script:
+    matcher: Callable[[Request], bool]
+    fault: Fault
+    times: int
 
 
 class ConflictProxy:
@@ -78,13 +85,13 @@ class ConflictProxy:
         self._rng = rng or random.Random()
         self._heard = heard
         self._befalls = befalls
-        self._script: list[tuple[Callable[[Request], bool], Fault]] = []
+        self._script: list[_Script] = []
         self._ongoing = OngoingWrites()
         self._connections: list[asyncio.Task[None]] = []
 
-    def script(self, matcher: Callable[[Request], bool], fault: Fault) -> None:
-        """`fault` befalls the next request for which `matcher` is true, once; earlier scripts come first."""
-        self._script.append((matcher, fault))
+    def script(self, matcher: Callable[[Request], bool], fault: Fault, *, times: int = 1) -> None:
+        """`fault` befalls the next requests for which `matcher` is true; earlier scripts come first."""
+        self._script.append(_Script(matcher, fault, times))
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, backlog=1024)
@@ -101,7 +108,8 @@ class ConflictProxy:
         failures = [end for end in ends if isinstance(end, Exception)]
         if raised is None and failures:
             raise failures[0]
-        assert raised or not self._script, f"never fired: {[fault for _, fault in self._script]}"
+        unfired = [script.fault for script in self._script if 0 < script.times < FOR_EVER / 2]
+        assert raised or not unfired, f"never fired: {unfired}"
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections.append(asyncio.get_running_loop().create_task(self._serve(reader, writer)))
@@ -152,9 +160,10 @@ class ConflictProxy:
         return reply
 
     def _scripted(self, request: Request) -> Fault | None:
-        for position, (matcher, _) in enumerate(self._script):
-            if matcher(request):
-                return self._script.pop(position)[1]
+        for script in self._script:
+            if script.times and script.matcher(request):
+                script.times -= 1
+                return script.fault
         return None
 
     def _random(self, request: Request, message: Message) -> Fault | None:

@@ -15,13 +15,11 @@ from typing import Any, Self
 import orjson
 
 from tests.support import faults
-from tests.support.faults import Fault, Hold, RejectBefore, error_body
+from tests.support.faults import FOR_EVER, Fault, Hold, RejectBefore, error_body
 from tests.support.http_exchange import Message, Upstream, caller_of, deliver, hang_up, read_message
 
 Entry = dict[str, Any]
 """An entry of PutEvents as it was sent."""
-
-FOR_EVER = 1_000_000_000
 
 _PASSING_CODES = ("InternalFailure", "ThrottlingException")
 _PASSING_FAULTS = (

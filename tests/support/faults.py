@@ -7,6 +7,9 @@ from typing import Any
 
 import orjson
 
+FOR_EVER = 1_000_000_000
+"""How often a fault befalls requests that need not come."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

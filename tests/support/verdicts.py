@@ -1,7 +1,6 @@
 """Answers of DynamoDB that a test makes up, and the requests that they are for."""
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,23 +32,16 @@ def probe(request: Request) -> bool:
     return request.operation == "BatchGetItem"
 
 
-def after(deadline: float, operation: str) -> Callable[[Request], bool]:
-    """Matches the next such request, and lets it wait until the deadline has passed."""
-
-    def matches(request: Request) -> bool:
-        while request.operation == operation and time.monotonic() < deadline:
-            pass
-        return request.operation == operation
-
-    return matches
-
-
 def script_verdict(
-    proxy: ConflictProxy, reasons: Mapping[str, Reason], which: Callable[[Request], bool] = transaction
+    proxy: ConflictProxy,
+    reasons: Mapping[str, Reason],
+    which: Callable[[Request], bool] = transaction,
+    *,
+    times: int = 1,
 ) -> None:
-    """The next transaction (of those that are meant) is cancelled for these reasons and never reaches DynamoDB. They
-    stand under the end of a table's name ("idempotency") or under a seat's key ("evt_2025_1001#A-1"); all other items
-    are free of blame."""
+    """The next transaction is cancelled for these reasons and never reaches DynamoDB; or so many, or of those that are
+    meant. The reasons stand under the end of a table's name ("idempotency") or under a seat's key
+    ("evt_2025_1001#A-1"); all other items are free of blame."""
     answer = Answer(400, b"")
 
     def matches(request: Request) -> bool:
@@ -59,7 +51,7 @@ def script_verdict(
         answer.body = cancellation_body([_reason_of(action, reasons) for action in actions])
         return True
 
-    proxy.script(matches, answer)
+    proxy.script(matches, answer, times=times)
 
 
 def script_read(proxy: ConflictProxy, items: Mapping[str, Sequence[Item]]) -> None:
