@@ -1,7 +1,5 @@
 """Outbox rows and dead letters as items."""
 
-import zlib
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +36,7 @@ def test_a_dead_letter_lies_beside_its_shard_under_its_rows_seq() -> None:
         "seq": {"S": "1735689600000#rsv_0194#000001"},
         "reservationId": {"S": "rsv_0194"},
         "type": {"S": "reservation.created"},
-        "detail": {"B": zlib.compress(b"{}")},
+        "detail": items.packed(b"{}"),
         "errorCode": {"S": "InvalidArgument"},
         "errorMessage": {"S": "no"},
         "diedAt": {"N": "7"},
