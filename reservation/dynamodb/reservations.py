@@ -29,6 +29,7 @@ from reservation.dynamodb.items import (
 from reservation.dynamodb.records import DynamoRecords, key_of_record, require_no_other_order, time_is_up
 from reservation.dynamodb.seats import EmbeddedInventory, SeatsVerdict, unknown_seats
 from reservation.dynamodb.tables import Tables
+from reservation.dynamodb.takers import Takers
 from reservation.dynamodb.transaction import (
     Action,
     Cancellation,
@@ -70,6 +71,7 @@ class DynamoReservations(DynamoRecords):
     ) -> None:
         super().__init__(client, tables, now=now, key_window=key_window, event_written=event_written)
         self._inventory = inventory
+        self._takers = Takers()
         self._changed = changed
         self._moved = moved
 
@@ -80,6 +82,15 @@ class DynamoReservations(DynamoRecords):
     ) -> Recorded:
         if (known := await self._answer_without_writing(draft, key, until)) is not None:
             return known
+        with self._takers.taking(draft) as took:
+            recorded = await self._take(draft, key, traceparent, until, max_holds)
+            if not recorded.replayed:
+                took(_id_of(key))
+            return recorded
+
+    async def _take(
+        self, draft: Reservation, key: Key | None, traceparent: str, until: float, max_holds: int | None
+    ) -> Recorded:
         if max_holds is not None:
             chosen = await self._choose_slot(draft, key, max_holds, until)
             if isinstance(chosen, Recorded):
@@ -116,17 +127,20 @@ class DynamoReservations(DynamoRecords):
         return recorded
 
     async def _answer_without_writing(self, draft: Reservation, key: Key | None, until: float) -> Recorded | None:
-        """A seat seen taken within the last 250 ms is refused again without a transaction. It never decides alone
-        about a request with a key: the seat may be taken by that very request, which came before."""
-        refusals = self._inventory.taken_lately(draft)
-        if not refusals:
+        """A seat seen taken within the last 250 ms, or just now by another request of this process, is refused without
+        a transaction. It never decides alone about a request with a key: the seat may be taken by that very request,
+        which came before."""
+        taken = self._inventory.taken_lately(draft)
+        if not taken and (taken_meanwhile := await self._takers.ahead(draft, until)) is not None:
+            taken = taken_meanwhile or self._inventory.taken_lately(draft)
+        if not taken:
             return None
         if key is not None:
-            if any(refusal.holder_key == key.id for refusal in refusals.values()):
+            if key.id in taken.values():
                 return None
             if (record := await self.recall(key, until)) is not None:
                 return _replay(record, key, draft)
-        raise SeatUnavailable(tuple(refusals))
+        raise SeatUnavailable(tuple(taken))
 
     async def _choose_slot(
         self, draft: Reservation, key: Key | None, max_holds: int, until: float
@@ -148,8 +162,8 @@ class DynamoReservations(DynamoRecords):
     def _hold_actions(self, draft: Reservation, key: Key | None, now: int, traceparent: str) -> list[Action]:
         return [
             *self._key_action(key, draft),
-            *self._inventory.take(draft, key.id if key else "", now),
-            *slots.take(self._tables.inventory, draft, key.id if key else "", now),
+            *self._inventory.take(draft, _id_of(key), now),
+            *slots.take(self._tables.inventory, draft, _id_of(key), now),
             Action(Role.RESERVATION, {"Put": self._new_reservation(draft)}),
             *self._outbox_action(draft, traceparent),
         ]
@@ -352,6 +366,10 @@ class DynamoReservations(DynamoRecords):
             *slots.follow(self._tables.inventory, after, now),
             *self._outbox_action(after, "", [seat.id for seat in seats]),
         ]
+
+
+def _id_of(key: Key | None) -> str:
+    return key.id if key is not None else ""
 
 
 def _record_of(failed: list[Failed]) -> Record | Running:

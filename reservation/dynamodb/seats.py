@@ -306,9 +306,10 @@ class EmbeddedInventory:
             seconds_left = (until - self._now()) / 1000
             self._refusals[event_id, seat_id] = Refusal(state.holder_key, self._monotonic() + seconds_left)
 
-    def taken_lately(self, draft: Reservation) -> dict[str, Refusal]:
+    def taken_lately(self, draft: Reservation) -> dict[str, str]:
+        """Seats of the draft, and their holders' key ids."""
         refusals = ((seat_id, self._refusals.get((draft.event_id, seat_id))) for seat_id in draft.seat_ids)
-        return {seat_id: refusal for seat_id, refusal in refusals if refusal is not None}
+        return {seat_id: refusal.holder_key for seat_id, refusal in refusals if refusal is not None}
 
     def followed(self, after: Reservation, seats: Sequence[Seat]) -> None:
         """These of its seats have followed it. What this process has freed it refuses to nobody because of what it knew

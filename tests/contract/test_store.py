@@ -1,6 +1,7 @@
 """What each command leaves in the tables, and what it refuses."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,8 +28,10 @@ from reservation.dynamodb.layouts import EMPTY, Layouts
 from reservation.dynamodb.outbox import Outbox
 from reservation.ports import Recorded
 from reservation.service import CREATE
+from tests.support.faults import Hold
 from tests.support.invariants import violations
 from tests.support.store import EVENT, HOLD_MS, NOW, PRICE, SEATS, SHARDS, SKEW_MS, WINDOW_MS, Party, Venue, Wire, soon
+from tests.support.verdicts import transaction
 
 METADATA = Metadata("web", "Mozilla/5.0", "192.0.2.7", "session_1", {"campaign": "spring"})
 METADATA_ITEM = {
@@ -443,6 +446,33 @@ async def test_the_event_tells_what_a_read_tells(venue: Venue) -> None:
     assert [detail.get("releasedSeats", []) for detail in last] == released
     types = ("created", "confirmed", "cancelled", "hold_extended")
     assert [detail["type"] for detail in last] == [f"reservation.{it}" for it in types]
+
+
+async def test_of_many_in_one_process_who_want_a_seat_one_writes(venue: Venue) -> None:
+    """Unless the machine stands still for longer than they wait for each other: then again, for another seat."""
+    async with venue.behind(unhurried=True) as (proxy, client):
+        party = venue.party(client)
+        for seat in SEATS:
+            before = proxy.stats["TransactWriteItems"]
+            calls = (party.create(seat.id, user=f"user_{number}", key=seat.id) for number in range(16))
+            told = Counter(type(each) for each in await asyncio.gather(*calls, return_exceptions=True))
+            assert told == {Recorded: 1, SeatUnavailable: 15}
+            if proxy.stats["TransactWriteItems"] == before + 1:
+                return
+    raise AssertionError("each time more than one")
+
+
+async def test_one_who_is_stuck_holds_nobody_up(venue: Venue) -> None:
+    async with venue.behind(unhurried=True) as (proxy, client):
+        party, stuck = venue.party(client), Hold()
+        proxy.script(transaction, stuck)
+        first = asyncio.ensure_future(party.create("A-1", "A-2", user="user_1"))
+        await stuck.reached.wait()
+        await party.create("A-2", "A-3", user="user_2")
+        stuck.event.set()
+        with pytest.raises(SeatUnavailable) as refused:
+            await first
+    assert refused.value.seat_ids == ("A-2",)
 
 
 async def test_what_one_wire_wrote_the_other_one_reads(venue: Venue, wire: Wire) -> None:

@@ -23,9 +23,10 @@ kept from its turn therefore ends them all.
 
 Left out, because it is the same mechanism: places of general admission (a place is a seat), more than one slot a user,
 holds for other services (without order and events). Because it needs a model of its own: the saga of a remote
-inventory, leases, the relay (rows are written here, not sent). Because it decides nothing: hints, and remembered
-refusals. Because DynamoDB, the domain or other tests answer for it: verdicts of which only a part can be seen, ids that
-collide, the times in the order of the outbox, tokens in place of keys, a second payment, what operators change by hand.
+inventory, leases, the relay (rows are written here, not sent). Because it decides nothing: hints, remembered refusals,
+and that of the many of one process who want a seat one writes. Because DynamoDB, the domain or other tests answer for
+it: verdicts of which only a part can be seen, ids that collide, the times in the order of the outbox, tokens in place
+of keys, a second payment, what operators change by hand.
 """
 
 from collections.abc import Collection, Iterator

@@ -1,0 +1,66 @@
+"""Who of this process is about to take which seats."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from reservation.domain.model import Reservation
+
+_PATIENCE_SECONDS = 0.1
+"""Several times what a transaction takes. Whoever is ahead may be stuck, and holds nobody up for longer."""
+
+_NEWS_SECONDS = 0.25
+"""A refusal says that the seat was not free at some instant of the call or up to 250 ms before it. So nobody may be
+refused because of a seat that may have been taken longer ago, and given back since."""
+
+
+class Takers:
+    """Of many who want a seat at the same time only the first one writes: a transaction that is refused costs as much
+    as one that goes through, and keeps others from theirs. The rest wait to hear what has become of it.
+
+    It saves work and decides nothing: whoever hears nothing in time writes as well, as every other process does.
+    """
+
+    def __init__(
+        self, *, patience_seconds: float = _PATIENCE_SECONDS, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._patience_seconds = patience_seconds
+        self._monotonic = monotonic
+        self._first: dict[tuple[str, str], asyncio.Future[str | None]] = {}
+
+    async def ahead(self, draft: Reservation, until: float) -> dict[str, str] | None:
+        """Waits for those who are about to take seats of the draft: which of these were taken meanwhile, each with its
+        new holder's idempotency key id. None: nobody was ahead. `until` in time.monotonic() seconds."""
+        takers = {
+            seat_id: taker
+            for seat_id in draft.seat_ids
+            if (taker := self._first.get((draft.event_id, seat_id))) is not None
+        }
+        if not takers:
+            return None
+        seconds = max(0.0, min(self._patience_seconds, until - self._monotonic()))
+        await asyncio.wait(set(takers.values()), timeout=seconds)
+        outcomes = {seat_id: taker.result() for seat_id, taker in takers.items() if taker.done()}
+        return {seat_id: holder_key for seat_id, holder_key in outcomes.items() if holder_key is not None}
+
+    @contextmanager
+    def taking(self, draft: Reservation) -> Iterator[Callable[[str], None]]:
+        """While the draft's seats are being taken. Whoever has got them calls what this yields, with its key id ("" if
+        it has no key)."""
+        outcome: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        wanted = [(draft.event_id, seat_id) for seat_id in draft.seat_ids]
+        first = [seat for seat in wanted if self._first.setdefault(seat, outcome) is outcome]
+        begun = self._monotonic()
+
+        def took(holder_key: str) -> None:
+            if self._monotonic() - begun < _NEWS_SECONDS:
+                outcome.set_result(holder_key)
+
+        try:
+            yield took
+        finally:
+            for seat in first:
+                del self._first[seat]
+            if not outcome.done():
+                outcome.set_result(None)
