@@ -84,7 +84,7 @@ class DynamoReservations(DynamoRecords):
             return known
         with self._takers.taking(draft) as took:
             recorded = await self._take(draft, key, traceparent, until, max_holds)
-            if not recorded.replayed:
+            if not recorded.replayed and recorded.reservation.hold_expires_at > self._now():
                 took(_id_of(key))
             return recorded
 
@@ -130,8 +130,8 @@ class DynamoReservations(DynamoRecords):
         """A seat seen taken within the last 250 ms, or just now by another request of this process, is refused without
         a transaction. It never decides alone about a request with a key: the seat may be taken by that very request,
         which came before."""
-        taken = self._inventory.taken_lately(draft)
-        if not taken and (taken_meanwhile := await self._takers.ahead(draft, until)) is not None:
+        taken, end = self._inventory.taken_lately(draft), self._takers.patience(until)
+        while not taken and (taken_meanwhile := await self._takers.ahead(draft, end)) is not None:
             taken = taken_meanwhile or self._inventory.taken_lately(draft)
         if not taken:
             return None

@@ -143,12 +143,16 @@ MUTANTS = (
         (
             Edit(
                 _STORE,
-                "            if any(refusal.holder_key == key.id for refusal in refusals.values()):\n"
+                "            if key.id in taken.values():\n"
                 "                return None\n"
                 "            if (record :=",
                 "            if key.id == '' and (record :=",
             ),
         ),
+    ),
+    Mutant(
+        "who waited for another is refused whatever became of that",
+        (Edit("dynamodb/takers.py", "outcome.set_result(None)", 'outcome.set_result("")'),),
     ),
     Mutant(
         "a read says that a hold is over at its end",

@@ -462,6 +462,23 @@ async def test_of_many_in_one_process_who_want_a_seat_one_writes(venue: Venue) -
     raise AssertionError("each time more than one")
 
 
+async def test_when_the_first_one_wants_too_much_the_next_one_writes_and_no_other(venue: Venue) -> None:
+    """As above: the first one is refused for another seat, of which the others know nothing."""
+    await venue.party().create("A-8")
+    async with venue.behind(unhurried=True) as (proxy, client):
+        party = venue.party(client)
+        for seat in SEATS[:-1]:
+            before = proxy.stats["TransactWriteItems"]
+            greedy = party.create(seat.id, "A-8", user="user_2")
+            calls = (party.create(seat.id, user=f"user_{number}", key=seat.id) for number in range(16))
+            told = Counter(type(each) for each in await asyncio.gather(greedy, *calls, return_exceptions=True))
+            assert told == {Recorded: 1, SeatUnavailable: 16}
+            party.clock.advance(250)  # whoever wants A-8 is refused at once until then
+            if proxy.stats["TransactWriteItems"] == before + 2:
+                return
+    raise AssertionError("each time more than two")
+
+
 async def test_one_who_is_stuck_holds_nobody_up(venue: Venue) -> None:
     async with venue.behind(unhurried=True) as (proxy, client):
         party, stuck = venue.party(client), Hold()
