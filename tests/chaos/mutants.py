@@ -143,9 +143,7 @@ MUTANTS = (
         (
             Edit(
                 _STORE,
-                "            if key.id in taken.values():\n"
-                "                return None\n"
-                "            if (record :=",
+                "            if key.id in taken.values():\n                return None\n            if (record :=",
                 "            if key.id == '' and (record :=",
             ),
         ),
