@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
@@ -212,8 +212,9 @@ before the server listens that is told to."""
 
 def free_ports(host: str, number: int) -> list[int]:
     """So many different ones that are free now. Raises ServerStartError when there are not as many."""
-    shuffled = random.SystemRandom().sample(_GIVEN_TO_NOBODY, len(_GIVEN_TO_NOBODY))
-    found = list(islice((port for port in shuffled if not _taken(host, port)), number))
+    first = random.SystemRandom().randrange(len(_GIVEN_TO_NOBODY))
+    ports = chain(_GIVEN_TO_NOBODY[first:], _GIVEN_TO_NOBODY[:first])
+    found = list(islice((port for port in ports if not _taken(host, port)), number))
     if len(found) < number:
         raise ServerStartError(f"{host} has no {number} free ports")
     return found
