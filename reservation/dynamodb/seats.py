@@ -31,7 +31,10 @@ from reservation.dynamodb.items import (
 from reservation.dynamodb.transaction import Action, Failed, Role, batch_get
 
 _FACTS_KEPT, _FACTS_SECONDS = 10_000, 300.0
-_REFUSALS_KEPT, _REFUSAL_MS = 10_000, 250
+_REFUSALS_KEPT = 10_000
+REFUSAL_MS = 250
+"""A refusal says that the seat was not free at some instant of the call or up to so long before it."""
+
 _UNKNOWN_MS = 5_000
 _CHOICE_SECONDS = 10.0  # they are read anew after one; older ones still choose, should the store not answer
 _VERIFIED = 100  # as many as one BatchGetItem reads
@@ -91,7 +94,7 @@ class EmbeddedInventory:
         self._monotonic = monotonic
         self._facts: TTLCache[str, Event | Seat] = TTLCache(_FACTS_KEPT, _FACTS_SECONDS, timer=monotonic)
         self._changed: TTLCache[str, None] = TTLCache(_FACTS_KEPT, _FACTS_SECONDS, timer=monotonic)
-        self._verified: TTLCache[tuple[str, str], None] = TTLCache(1_000, _REFUSAL_MS / 1000, timer=monotonic)
+        self._verified: TTLCache[tuple[str, str], None] = TTLCache(1_000, REFUSAL_MS / 1000, timer=monotonic)
         self._freed: TTLCache[tuple[str, str], int] = TTLCache(_REFUSALS_KEPT, _FREED_SECONDS, timer=monotonic)
         self._refusals: TLRUCache[tuple[str, str], Refusal] = TLRUCache(
             _REFUSALS_KEPT, lambda _key, refusal, _now: refusal.until, timer=monotonic
@@ -178,7 +181,7 @@ class EmbeddedInventory:
         if wish.section and wish.section not in hall.section_names:
             raise InvalidRequest([FieldViolation("section", "is not a section of this event")])
         while not (seat_ids := self._claim(hall, event, wish)):
-            hall = await self._halls.hall(event.id, until, max_age=_REFUSAL_MS / 1000)
+            hall = await self._halls.hall(event.id, until, max_age=REFUSAL_MS / 1000)
             if seat_ids := self._claim(hall, event, wish):
                 break
             await self._verify(hall, event.id, wish.section, until)
@@ -300,7 +303,7 @@ class EmbeddedInventory:
             self._halls.learn(event_id, [seats[seat_id]], state.taken_until)
             if self._freed.get((event_id, seat_id), -1) >= seen_at:
                 continue  # this process has freed it since the question was sent
-            until = seen_at + _REFUSAL_MS
+            until = seen_at + REFUSAL_MS
             if state.status is SeatStatus.HELD:
                 until = min(until, state.hold_expires_at)
             seconds_left = (until - self._now()) / 1000

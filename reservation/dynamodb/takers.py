@@ -6,13 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from reservation.domain.model import Reservation
+from reservation.dynamodb.seats import REFUSAL_MS
 
 _PATIENCE_SECONDS = 0.1
 """Several times what a transaction takes. Whoever is ahead may be stuck, and holds nobody up for longer."""
-
-_NEWS_SECONDS = 0.25
-"""A refusal says that the seat was not free at some instant of the call or up to 250 ms before it. So nobody may be
-refused because of a seat that may have been taken longer ago, and given back since."""
 
 
 class Takers:
@@ -59,7 +56,8 @@ class Takers:
         begun = self._monotonic()
 
         def took(holder_key: str) -> None:
-            if self._monotonic() - begun < _NEWS_SECONDS:
+            # Nobody is refused because of a seat that may have been taken longer ago, and given back since.
+            if self._monotonic() - begun < REFUSAL_MS / 1000:
                 outcome.set_result(holder_key)
 
         try:

@@ -136,7 +136,7 @@ MUTANTS = (
     ),
     Mutant(
         "a refusal is remembered for ten times as long",
-        (Edit(_SEATS, "_REFUSALS_KEPT, _REFUSAL_MS = 10_000, 250", "_REFUSALS_KEPT, _REFUSAL_MS = 10_000, 2_500"),),
+        (Edit(_SEATS, "\nREFUSAL_MS = 250\n", "\nREFUSAL_MS = 2_500\n"),),
     ),
     Mutant(
         "a remembered refusal decides alone about a key",
